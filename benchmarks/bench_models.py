@@ -1,0 +1,48 @@
+"""Latency of ResNet-56 and ResNet-20 on CIFAR images, by mode and precision, behind the correctness gate.
+
+The suite watches each model over time. `litfast bench` interleaves the two: their ratio is quoted from there.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from litfast.bench import lane, modes
+from litfast.models import create
+
+# torch.compile imports what torch itself calls deprecated
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+CONTENDERS = ("resnet56", "resnet20")  # the first is the baseline
+CELLS = [
+    ("eager", "fp32", 1),
+    ("eager", "bf16", 1),
+    ("eager", "fp32", 128),
+    ("eager", "bf16", 128),
+    ("compile", "bf16", 128),
+]
+
+
+@pytest.mark.parametrize(("mode", "precision", "batch"), CELLS)
+@pytest.mark.parametrize("contender", CONTENDERS)
+def test_latency(
+    request: pytest.FixtureRequest, contender: str, mode: str, precision: str, batch: int
+) -> None:
+    torch.manual_seed(0)
+    model = create(contender, classes=10, channels=3)
+    images = torch.randn(batch, 3, 32, 32)
+    modes.forget(mode)
+    expected = lane.truth(contender, model, images)
+    ready = lane.build(contender, model, images, expected, mode=mode, precision=precision)
+    if ready.gate is None:
+        pytest.skip(f"{mode} {precision}: {ready.reason}")
+    assert ready.gate, ready.reason
+    benchmark: BenchmarkFixture = request.getfixturevalue("benchmark")  # unused, it would complain
+    benchmark.group = f"{mode} {precision} batch {batch}"
+    benchmark.extra_info.update(contender=contender, baseline=contender == CONTENDERS[0], images=batch)
+    benchmark.extra_info.update(error=ready.error, tolerance=modes.tolerance(precision, images.device))
+    assert ready.runner is not None
+    with torch.inference_mode():
+        benchmark(ready.runner, ready.images)

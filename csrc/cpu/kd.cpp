@@ -1,0 +1,168 @@
+// Knowledge distillation of a run of rows: three softmaxes (student at 1 and tau, teacher at tau) and the gradient while
+// the row stays in the cache.
+// No template of the standard library here: its weak symbols would mix instruction sets.
+#include "../kd.h"
+
+#include "typed.h"
+
+namespace litfast {
+namespace LITFAST_ISA {
+namespace {
+
+template <class X>
+auto row_max(const X* x, int64_t K) {
+  using A = decltype(widen(X{}));
+  A max = -INFINITY;
+#pragma omp simd reduction(max : max)
+  for (int64_t k = 0; k < K; ++k) {
+    const A value = widen(x[k]);
+    max = value > max ? value : max;  // a NaN is skipped here and found by the sums
+  }
+  return max;
+}
+
+template <class A>
+struct RowSums {
+  double student = 0;      // sum e^(s - max)
+  double student_tau = 0;  // sum e^((s - max) / tau)
+  double teacher_tau = 0;  // sum e^((t - max) / tau)
+  double cross = 0;        // ce: sum e_t (s - max) / tau; kl: sum e_t ((t - max) - (s - max)) / tau
+  double shift = 0;        // sum (s - max)
+};
+
+template <class Types>
+class Row {
+  using S = typename Types::S;
+  using T = typename Types::T;
+  using A = typename Types::A;
+
+ public:
+  Row(const Kd& kd, int64_t b)
+      : kd_(kd),
+        K_(kd.K),
+        b_(b),
+        s_(static_cast<const S*>(kd.student) + b * kd.K),
+        t_(static_cast<const T*>(kd.teacher) + b * kd.K),
+        per_tau_(A(1 / kd.tau)),
+        target_(kd.target ? kd.target[b] : -1) {}
+
+  void run(KdSums& total) {
+    s_max_ = A(row_max(s_, K_));
+    t_max_ = A(row_max(t_, K_));
+    for (int64_t k = 0; k < K_; k += kBlock) kd_.kl ? add<true>(k) : add<false>(k);
+    const double soft = soft_term(), hard = kd_.target ? hard_term() : 0;
+    total.soft += soft;
+    total.hard += hard;
+    total.correct += kd_.target ? hit() : 0;
+    if (kd_.rows) kd_.rows[b_] = kd_.alpha * hard + (1 - kd_.alpha) * soft;
+    if (kd_.gradient) write_gradient();
+  }
+
+ private:
+  template <bool kl>
+  void add(int64_t begin) {
+    const int64_t count = K_ - begin < kBlock ? K_ - begin : kBlock;
+    const S* s = s_ + begin;
+    const T* t = t_ + begin;
+    const A s_max = s_max_, t_max = t_max_, per_tau = per_tau_;
+    A student = 0, student_tau = 0, teacher_tau = 0, cross = 0, shift = 0;
+#pragma omp simd reduction(+ : student, student_tau, teacher_tau, cross, shift)
+    for (int64_t k = 0; k < count; ++k) {
+      const A x = widen(s[k]) - s_max, y = widen(t[k]) - t_max;
+      const A e = exp_nonpositive(y * per_tau);
+      student += exp_nonpositive(x);
+      student_tau += exp_nonpositive(x * per_tau);
+      teacher_tau += e;
+      cross += e * ((kl ? y - x : x) * per_tau);
+      shift += x;
+    }
+    sums_.student += student;
+    sums_.student_tau += student_tau;
+    sums_.teacher_tau += teacher_tau;
+    sums_.cross += cross;
+    sums_.shift += shift;
+  }
+
+  double soft_term() const {
+    const double cross = sums_.cross / sums_.teacher_tau, lse = log(sums_.student_tau);
+    return kd_.tau * kd_.tau * (kd_.kl ? lse - log(sums_.teacher_tau) + cross : lse - cross);
+  }
+
+  double hard_term() const {
+    const double lse = log(sums_.student), x = double(widen(s_[target_])) - s_max_, eps = kd_.label_smoothing;
+    return eps == 0 ? lse - x : lse - (1 - eps) * x - eps * (sums_.shift / K_);
+  }
+
+  // torch.argmax: the first of equal maxima, and a NaN above everything.
+  bool hit() const {
+    if (sums_.student != sums_.student) return hit_among_nan();
+    if (A(widen(s_[target_])) != s_max_) return false;
+    for (int64_t k = 0; k < target_; ++k)
+      if (A(widen(s_[k])) == s_max_) return false;
+    return true;
+  }
+
+  bool hit_among_nan() const {
+    int64_t first = 0;
+    for (int64_t k = 0; k < K_; ++k) {
+      const A x = widen(s_[k]), best = widen(s_[first]);
+      if (x != x) return k == target_;
+      if (x > best) first = k;
+    }
+    return first == target_;
+  }
+
+  // factor * (alpha (p_S(1) - q) + (1 - alpha) tau (p_S(tau) - p_T(tau))), q the smoothed one-hot target
+  void write_gradient() {
+    using G = typename Types::G;
+    G* g = static_cast<G*>(kd_.gradient) + b_ * K_;
+    const S* s = s_;
+    const T* t = t_;
+    const double hard = kd_.target ? kd_.alpha * kd_.factor : 0, soft = (1 - kd_.alpha) * kd_.tau * kd_.factor;
+    const A to_student = A(hard / sums_.student), to_student_tau = A(soft / sums_.student_tau);
+    const A to_teacher_tau = A(soft / sums_.teacher_tau), to_all = A(hard * kd_.label_smoothing / K_);
+    const A s_max = s_max_, t_max = t_max_, per_tau = per_tau_;
+    const auto slope = [=](int64_t k) __attribute__((always_inline)) {
+      const A x = widen(s[k]) - s_max, y = widen(t[k]) - t_max;
+      return (to_student_tau * exp_nonpositive(x * per_tau) - to_teacher_tau * exp_nonpositive(y * per_tau)) +
+             (to_student * exp_nonpositive(x) - to_all);
+    };
+    const int64_t K = K_;
+#pragma omp simd
+    for (int64_t k = 0; k < K; ++k) g[k] = narrow(G{}, slope(k));
+    if (kd_.target) g[target_] = narrow(G{}, slope(target_) - A(hard * (1 - kd_.label_smoothing)));
+  }
+
+  const Kd& kd_;
+  const int64_t K_, b_;
+  const S* s_;
+  const T* t_;
+  const A per_tau_;
+  const int64_t target_;
+  A s_max_ = 0, t_max_ = 0;
+  RowSums<A> sums_;
+};
+
+template <class G>
+void ignore_row(const Kd& kd, int64_t b) {
+  if (kd.rows) kd.rows[b] = 0;
+  if (kd.gradient) memset(static_cast<G*>(kd.gradient) + b * kd.K, 0, sizeof(G) * kd.K);
+}
+
+}  // namespace
+
+KdSums kd_rows(const Kd& kd, int64_t begin, int64_t end) {
+  return with_types(kd.student_dtype, kd.teacher_dtype, [&](auto types) {
+    KdSums sums;
+    for (int64_t b = begin; b < end; ++b) {
+      if (kd.target && kd.target[b] == kd.ignore_index)
+        ignore_row<typename decltype(types)::G>(kd, b);
+      else
+        Row<decltype(types)>(kd, b).run(sums);
+    }
+    return sums;
+  });
+}
+
+}  // namespace LITFAST_ISA
+}  // namespace litfast

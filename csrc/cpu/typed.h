@@ -1,0 +1,57 @@
+// From run-time dtypes to compile-time types.
+#pragma once
+
+#include "../math.h"
+
+namespace litfast {
+namespace LITFAST_ISA {
+
+// Half has too few exponents for a gradient that meets its loss scale only in backward; until then it is kept in fp32.
+template <class S>
+struct GradientOf {
+  using type = S;
+};
+template <>
+struct GradientOf<f16> {
+  using type = float;
+};
+
+template <class Student, class Teacher, class Maths>
+struct Types {
+  using S = Student;
+  using T = Teacher;
+  using A = Maths;  // what the arithmetic runs in
+  using G = typename GradientOf<Student>::type;  // what the gradient is stored in
+};
+
+template <class S, class F>
+LITFAST_MATH auto with_teacher(Dtype teacher, F&& run) {
+  switch (teacher) {
+    case Dtype::bf16: return run(Types<S, bf16, float>{});
+    case Dtype::f16: return run(Types<S, f16, float>{});
+    default: return run(Types<S, float, float>{});
+  }
+}
+
+// Calls run(Types<...>{}) for the dtypes at hand. f64 comes with f64 only; the caller has checked that.
+template <class F>
+LITFAST_MATH auto with_types(Dtype student, Dtype teacher, F&& run) {
+  switch (student) {
+    case Dtype::f64: return run(Types<double, double, double>{});
+    case Dtype::bf16: return with_teacher<bf16>(teacher, run);
+    case Dtype::f16: return with_teacher<f16>(teacher, run);
+    default: return with_teacher<float>(teacher, run);
+  }
+}
+
+// Elements that are summed in fp32 before the sum moves on to double: 32 additions a vector lane.
+#if defined(__AVX512F__)
+constexpr int64_t kBlock = 32 * 16;
+#elif defined(__AVX__)
+constexpr int64_t kBlock = 32 * 8;
+#else
+constexpr int64_t kBlock = 32 * 4;
+#endif
+
+}  // namespace LITFAST_ISA
+}  // namespace litfast

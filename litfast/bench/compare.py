@@ -1,0 +1,159 @@
+"""Teacher against student in one JSON document: sizes, latencies, ratios and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import nn
+
+from litfast.bench import machine
+from litfast.bench.latency import Row, measure
+from litfast.bench.stats import speedup
+from litfast.models import counting
+
+
+def compare(
+    teacher: nn.Module,
+    student: nn.Module,
+    *,
+    image_shape: Sequence[int],
+    names: tuple[str, str] = ("teacher", "student"),
+    batches: Sequence[int] = (1, 128),
+    modes: Sequence[str] = ("eager", "compile"),
+    precisions: Sequence[str] = ("fp32", "bf16"),
+    seconds: float = 1.0,
+    device: str | torch.device = "cpu",
+    threads: int | None = None,
+    accuracies: Mapping[str, float] | None = None,
+    weights_bytes: Mapping[str, int] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Measure how much smaller and faster the student is, here.
+
+    Args:
+        names: of teacher and student in the document.
+        image_shape, batches, modes, precisions, seconds, device, threads, progress: as for `latency.measure`.
+        accuracies: percent, by name.
+        weights_bytes: size of the weights file, by name; without it the bytes of parameters and buffers.
+
+    Returns:
+        A document that JSON holds:
+        image_shape, device, threads;
+        models: name, depth, parameters, macs (one image), weights_bytes, accuracy (percent or null);
+        rows: the fields of `latency.Row` without its single rounds;
+        ratios: teacher over student, one a cell: baseline, contender, mode, precision, batch, check, speedup,
+        p10, p90, rounds, tie, reason; speedup is null where `reason` says why;
+        checks: by "mode precision batch N", whether all outputs agreed in that cell (only cells that ran);
+        machine: `machine.describe()`.
+
+    Raises:
+        ValueError, TypeError: as `latency.measure`; names equal or unknown; an accuracy outside 0 to 100.
+    """
+    models = dict(zip(names, (teacher, student), strict=True))
+    _check(names, accuracies or {}, weights_bytes or {})
+    rows = measure(
+        models,
+        image_shape=image_shape,
+        batches=batches,
+        modes=modes,
+        precisions=precisions,
+        seconds=seconds,
+        device=device,
+        threads=threads,
+        progress=progress,
+    )
+    cells = [list(cell) for _, cell in groupby(rows, key=_check_name)]
+    return {
+        "image_shape": list(image_shape),
+        "device": str(device),
+        "threads": threads or torch.get_num_threads(),
+        "models": [
+            _size(name, model, image_shape)
+            | {"accuracy": (accuracies or {}).get(name)}
+            | ({"weights_bytes": weights_bytes[name]} if weights_bytes and name in weights_bytes else {})
+            for name, model in models.items()
+        ],
+        "rows": [row.json() for row in rows],
+        "ratios": [_ratio(cell[0], row) for cell in cells for row in cell[1:]],
+        "checks": {
+            _check_name(cell[0]): all(row.gate for row in cell)
+            for cell in cells
+            if all(row.gate is not None for row in cell)
+        },
+        "machine": machine.describe(),
+    }
+
+
+def quick(
+    teacher: nn.Module,
+    student: nn.Module,
+    *,
+    image_shape: Sequence[int],
+    names: tuple[str, str] = ("teacher", "student"),
+    batches: Sequence[int] = (1, 128),
+    device: str | torch.device = "cpu",
+    accuracies: Mapping[str, float] | None = None,
+    weights_bytes: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """`compare` in a few seconds, for the table at the end of a training: eager, fp32, a short look."""
+    return compare(
+        teacher,
+        student,
+        image_shape=image_shape,
+        names=names,
+        batches=batches,
+        modes=("eager",),
+        precisions=("fp32",),
+        seconds=0.25,
+        device=device,
+        accuracies=accuracies,
+        weights_bytes=weights_bytes,
+    )
+
+
+def _size(name: str, model: nn.Module, image_shape: Sequence[int]) -> dict[str, Any]:
+    tensors = model.state_dict().values()
+    return {
+        "name": name,
+        "depth": counting.depth(model),
+        "parameters": counting.parameters(model),
+        "macs": counting.macs(model, image_shape),
+        "weights_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+    }
+
+
+def _ratio(baseline: Row, row: Row) -> dict[str, Any]:
+    cell = {
+        "baseline": baseline.contender,
+        "contender": row.contender,
+        "mode": row.mode,
+        "precision": row.precision,
+        "batch": row.batch,
+        "check": _check_name(row),
+    }
+    reasons = [f"{side.contender}: {side.reason}" for side in (baseline, row) if side.reason]
+    if reasons:
+        nothing = {"speedup": None, "p10": None, "p90": None, "rounds": 0, "tie": None}
+        return {**cell, **nothing, "reason": "; ".join(reasons)}
+    found = speedup(baseline.round_ms, row.round_ms)
+    return {**cell, **asdict(found), "tie": found.tie, "reason": None}
+
+
+def _check_name(row: Row) -> str:
+    return f"{row.mode} {row.precision} batch {row.batch}"
+
+
+def _check(names: Sequence[str], accuracies: Mapping[str, float], weights_bytes: Mapping[str, int]) -> None:
+    if len(set(names)) != 2:
+        raise ValueError(f"compare: names must be two different names, got {list(names)}")
+    for what, given in (("accuracies", accuracies), ("weights_bytes", weights_bytes)):
+        strange = sorted(set(given) - set(names))
+        if strange:
+            raise ValueError(f"compare: {what} must be keyed by {', '.join(names)}, got {', '.join(strange)}")
+    for name, accuracy in accuracies.items():
+        if not 0 <= accuracy <= 100:
+            raise ValueError(f"compare: accuracy of {name} must lie in 0 to 100 percent, got {accuracy}")

@@ -1,0 +1,72 @@
+"""How a contender is run: a mode and a precision make a callable out of a copy of the model."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from litfast.registry import Registry
+
+Runner = Callable[[Tensor], Tensor]
+
+# A mode turns a model that is ready to run (a copy, eval, on its device, in its precision) into a callable.
+MODES: Registry[Callable[[nn.Module], Runner]] = Registry("bench: mode")
+PRECISIONS: Registry[torch.dtype] = Registry("bench: precision")
+
+MODES["eager"] = lambda model: model
+# fullgraph: a part that fell back to eager would be timed as compiled; so it is refused, with torch's reason
+MODES["compile"] = lambda model: torch.compile(model, dynamic=False, fullgraph=True)
+PRECISIONS["fp32"] = torch.float32
+PRECISIONS["bf16"] = torch.bfloat16
+
+
+def prepare(model: nn.Module, mode: str, precision: str, device: torch.device) -> Runner:
+    """A runner over a copy of `model`; the model itself keeps its flags, dtype and layout.
+
+    The copy is in eval mode, channels-last, and *converted* to the precision, as a deployed model is, where
+    autocast would cast the weights at every call; on CIFAR ResNets both give the same outputs. The images
+    must be converted likewise.
+    """
+    copied = copy.deepcopy(model).eval().to(device=device, dtype=PRECISIONS[precision])
+    copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
+    return MODES[mode](copied)
+
+
+def forget(mode: str) -> None:
+    """Drop what `torch.compile` holds: its limit of 8 compilations a function then counts one cell alone."""
+    if mode == "compile":
+        torch.compiler.reset()
+
+
+def tolerance(precision: str, device: torch.device) -> float:
+    """How far outputs may lie from the eager fp32 ones, as a share of their largest magnitude.
+
+    Measured on CIFAR ResNets: 3e-7 in fp32, up to 1e-2 in bf16. CUDA convolutions may use TF32 in fp32.
+    """
+    if precision == "bf16":
+        return 5e-2
+    return 5e-3 if device.type == "cuda" else 1e-3
+
+
+def deviation(outputs: Tensor, truth: Tensor) -> float:
+    """max |outputs - truth| / max |truth|; infinite where shapes differ or a value is not finite."""
+    if outputs.shape != truth.shape or not bool(torch.isfinite(outputs).all()):
+        return float("inf")
+    largest = truth.abs().max().item()
+    difference = (outputs.float() - truth).abs().max().item()
+    if largest > 0:
+        return difference / largest
+    return float("inf") if difference > 0 else 0.0
+
+
+def reason(error: Exception) -> str:
+    """One line that says why a mode cannot run here, without the machine's folders."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    headless = (
+        lines[1:] if lines[0].endswith("raised:") else []
+    )  # torch.compile puts the cause on the second line
+    return re.sub(r"(?:/[^\s/:'\"]+)+/", "", (headless or lines)[0])[:200]

@@ -1,0 +1,138 @@
+"""The tables that a person reads: what `compare` measured, printed to a console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from litfast.bench.stats import milliseconds
+
+Document = Mapping[str, Any]
+
+
+def show(document: Document, console: Console) -> None:
+    """Print the summary, every latency, and one line for each thing that was not measured."""
+    console.print(summary(document))
+    console.print(latencies(document))
+    for note in notes(document):
+        console.print(Text(note))
+    console.print(Text(conditions(document), style="dim"))
+
+
+def summary(document: Document) -> Table:
+    """The models side by side, one property a line, and the last column what the student gains.
+
+    Latencies are those of the first mode and precision, one line a batch size.
+    """
+    models = document["models"]
+    table = Table(title="Teacher and student")
+    table.add_column()
+    for model in models:
+        table.add_column(model["name"], justify="right")
+    table.add_column("ratio", justify="right")
+    for key, label, text in (
+        ("depth", "depth", _count),
+        ("parameters", "parameters", _count),
+        ("macs", "MACs an image", _millions),
+        ("weights_bytes", "weights", _size),
+    ):
+        values = [model[key] for model in models]
+        table.add_row(label, *map(text, values), _times(values[0] / values[-1]) if values[-1] else "")
+    if any(model["accuracy"] is not None for model in models):
+        table.add_row(*_accuracy(models))
+    for row in _first_cells(document):
+        table.add_row(*row)
+    return table
+
+
+def latencies(document: Document) -> Table:
+    """Every row with its percentiles; the speed-up stands beside the contender that has it."""
+    ratios = {(*_cell(ratio), ratio["contender"]): ratio for ratio in document["ratios"]}
+    table = Table(title="Latency, ms")
+    for column in ("batch", "mode", "precision", "model"):
+        table.add_column(column, no_wrap=True)
+    for column in ("p50", "p90", "p99", "images/s", "speed-up (p10 to p90)"):
+        table.add_column(column, justify="right", no_wrap=True)
+    before = None
+    for row in document["rows"]:
+        cell = _cell(row)
+        if before not in (None, cell):
+            table.add_section()
+        head = ("", "", "") if cell == before else (str(row["batch"]), row["mode"], row["precision"])
+        times = [milliseconds(row[key]) for key in ("p50_ms", "p90_ms", "p99_ms")]
+        rate = "-" if row["images_per_s"] is None else f"{row['images_per_s']:,.0f}"
+        table.add_row(*head, row["contender"], *times, rate, _speedup(ratios.get((*cell, row["contender"]))))
+        before = cell
+    return table
+
+
+def notes(document: Document) -> list[str]:
+    """One line for each row without a time, saying why."""
+    return [
+        f"{row['contender']} {row['mode']} {row['precision']} batch {row['batch']}: no time: {row['reason']}"
+        for row in document["rows"]
+        if row["reason"]
+    ]
+
+
+def conditions(document: Document) -> str:
+    """One line on what was measured on."""
+    machine = document["machine"]
+    chip = machine["gpu"]["name"] if str(document["device"]).startswith("cuda") else machine["cpu"]
+    return f"{chip}, {document['threads']} threads, torch {machine['torch']}"
+
+
+def _first_cells(document: Document) -> list[list[str]]:
+    """A line of the summary for each batch size: p50 of every model and the speed-up."""
+    rows, ratios = document["rows"], document["ratios"]
+    first = (rows[0]["mode"], rows[0]["precision"])
+    chosen = [row for row in rows if (row["mode"], row["precision"]) == first]
+    lines = []
+    for batch in dict.fromkeys(row["batch"] for row in chosen):
+        times = [milliseconds(row["p50_ms"]) for row in chosen if row["batch"] == batch]
+        ratio = next((ratio for ratio in ratios if _cell(ratio) == (batch, *first)), None)
+        label = f"latency at batch {batch}, ms" + (
+            "" if first == ("eager", "fp32") else f" ({' '.join(first)})"
+        )
+        lines.append([label, *times, _speedup(ratio)])
+    return lines
+
+
+def _accuracy(models: Sequence[Mapping[str, Any]]) -> list[str]:
+    values = [model["accuracy"] for model in models]
+    shown = ["-" if value is None else f"{value:.2f} %" for value in values]
+    known = values[0] is not None and values[-1] is not None
+    return ["accuracy", *shown, f"{values[-1] - values[0]:+.2f} points" if known else ""]
+
+
+def _cell(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (entry["batch"], entry["mode"], entry["precision"])
+
+
+def _speedup(ratio: Mapping[str, Any] | None) -> str:
+    if ratio is None:
+        return ""
+    if ratio["speedup"] is None:
+        return "-"
+    spread = f"({ratio['p10']:.2f} to {ratio['p90']:.2f})"
+    return f"tie {spread}" if ratio["tie"] else f"{_times(ratio['speedup'])} {spread}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}x"
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _millions(value: int) -> str:
+    return f"{value / 1e6:,.2f} M"
+
+
+def _size(value: int) -> str:
+    return f"{value / 2**20:,.2f} MiB" if value >= 2**20 else f"{value / 2**10:,.1f} KiB"

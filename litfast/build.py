@@ -1,0 +1,181 @@
+"""The composition root: the one place where a config becomes models, loaders and phases."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from litfast.config import Config, DataConfig, StudentConfig, TeacherConfig, coerce
+from litfast.data import sets
+from litfast.data.resident import ResidentLoader
+from litfast.data.sets import ImageSet, Images
+from litfast.methods import METHODS, scratch
+from litfast.models import create
+from litfast.models.pairing import check_pair
+from litfast.models.sectioned import SectionedModel
+from litfast.models.weights import load_weights
+from litfast.phase import Phase, Schedule
+from litfast.registry import unknown
+
+EVAL_BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """A resolved config and the objects that it names. `val` is None where nothing is held out."""
+
+    config: Config
+    images: ImageSet
+    teacher: SectionedModel | None
+    student: SectionedModel
+    train: ResidentLoader
+    val: ResidentLoader | None
+    test: ResidentLoader
+
+    def phases(self) -> Iterator[Phase]:
+        """The phases of the whole run: the teacher's own training first, where it has no weights."""
+        if self.teacher is not None and self.config.teacher is not None and self.config.teacher.train is not None:
+            yield from scratch(self.teacher, train=self.config.teacher.train, name="teacher")
+        yield from method(self.config, self.teacher, self.student)
+
+
+def resolve(config: Config) -> Config:
+    """Every "auto" and every default that depends on the machine, made explicit."""
+    engine = config.engine
+    place = device(engine.device)
+    precision = engine.precision
+    if precision == "auto":
+        precision = "bf16" if _fast_bf16(place) else "fp32"
+    threads = engine.threads or torch.get_num_threads()
+    mode = "eager" if engine.mode == "auto" else engine.mode
+    return replace(config, engine=replace(engine, device=place, precision=precision, threads=threads, mode=mode))
+
+
+def device(name: str) -> str:
+    """A device's name, "auto" resolved; a device that is not there is refused.
+
+    Raises:
+        ValueError: no such device on this machine.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"engine: device must be one that this machine has, got {name!r}: {reason}") from None
+    return name
+
+
+def experiment(config: Config) -> Experiment:
+    """All objects of a resolved config; everything that can be wrong with it is found here, before any training."""
+    check_method(config)
+    images = image_set(config.data)
+    train, val = _split(config, images)
+    torch.manual_seed(config.seed)
+    teacher = None if config.teacher is None else model(config.teacher, images)
+    student = model(config.student, images)
+    if teacher is not None and config.teacher is not None and config.teacher.weights is not None:
+        load_weights(teacher, config.teacher.weights)
+    if teacher is not None and config.method.name == "lit":
+        check_pair(teacher, student, torch.zeros(2, *images.train.images.shape[1:]))
+    return Experiment(
+        config=config,
+        images=images,
+        teacher=teacher,
+        student=student,
+        train=loader(train, images, config, train=True),
+        val=None if val is None else loader(val, images, config, train=False),
+        test=loader(images.test, images, config, train=False),
+    )
+
+
+def image_set(config: DataConfig) -> ImageSet:
+    """The named set, with the recipe's normalisation and augmentation where it says so."""
+    images = sets.load(config.name, root=config.root)
+    said = {key: getattr(config, key) for key in ("mean", "std", "crop", "flip")}
+    return replace(images, **{key: value for key, value in said.items() if value is not None})
+
+
+def model(config: TeacherConfig | StudentConfig, images: ImageSet) -> SectionedModel:
+    """The configured network for the classes and channels of a set."""
+    channels = images.train.images.shape[1]
+    blocks = None if config.blocks is None else list(config.blocks)
+    return create(config.model, classes=len(images.classes), channels=channels, blocks=blocks, option=config.option)
+
+
+def loader(split: Images, images: ImageSet, config: Config, *, train: bool) -> ResidentLoader:
+    """A loader over one split; only training shuffles and augments."""
+    return ResidentLoader(
+        split.images,
+        split.labels,
+        batch=config.data.batch if train else EVAL_BATCH,
+        mean=images.mean,
+        std=images.std,
+        crop=images.crop if train else 0,
+        flip=images.flip and train,
+        train=train,
+        seed=config.seed,
+        device=config.engine.device,
+    )
+
+
+def check_method(config: Config) -> None:
+    """The method's options and the recipe's phase tables against the method's signature."""
+    method_options(config)
+
+
+def method(config: Config, teacher: SectionedModel | None, student: SectionedModel) -> Iterator[Phase]:
+    """The configured method's phases."""
+    function = METHODS[config.method.name]
+    models = {"teacher": teacher, "student": student}
+    positional = [models[name] for name in inspect.signature(function).parameters if name in models]
+    return function(*positional, **method_options(config))
+
+
+def method_options(config: Config) -> dict[str, Any]:
+    """Keyword arguments for the method: its own options, the student's start, one Schedule a phase."""
+    name = config.method.name
+    function = METHODS[name]
+    hints = typing.get_type_hints(function)
+    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    phases = [p.name for p in keywords if hints[p.name] is Schedule]
+    options = [p.name for p in keywords if p.name not in phases and p.name not in ("name", "student_init")]
+    if "teacher" in hints and config.teacher is None:
+        raise ValueError(f"recipe: a [teacher] table must be given for method {name!r}, got none")
+    for key in config.phases:
+        if key not in phases:
+            raise ValueError(f"recipe: {unknown(f'a table of method {name!r}', key, phases)}")
+    for key in phases:
+        if key not in config.phases:
+            raise ValueError(f"recipe: a [{key}] table must be given for method {name!r}, got none")
+    given: dict[str, Any] = {}
+    for key, value in config.method.options.items():
+        if key not in options:
+            raise ValueError(f"recipe: {unknown(f'method.* of method {name!r}', key, options)}")
+        given[key] = coerce(hints[key], value, f"method.{key}")
+    if "student_init" in hints:
+        given["student_init"] = config.student.init
+    elif config.student.init != "random":
+        raise ValueError(f"recipe: student.init must be 'random' for method {name!r}, got {config.student.init!r}")
+    return given | config.phases
+
+
+def _split(config: Config, images: ImageSet) -> tuple[Images, Images | None]:
+    if config.data.val is None:
+        return images.train, images.val
+    if config.data.val == 0:
+        return images.train, None
+    return sets.hold_out(images.train, config.data.val, seed=0)
+
+
+def _fast_bf16(device: str) -> bool:
+    """Whether bf16 is worth it: on CUDA always, on a CPU with bf16 arithmetic units."""
+    if device.startswith("cuda"):
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

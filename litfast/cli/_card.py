@@ -1,0 +1,70 @@
+"""The model card of a student: what it is, how well it does, how to load it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litfast import __version__
+from litfast.build import Experiment
+
+TEMPLATE = """# {student} by {method}, trained on {data}
+
+A student of {depth} weighted layers, {parameters:,} parameters, {macs:,} multiply-accumulates an image.
+{teacher}
+| | |
+|---|---|
+| test accuracy | {accuracy:.2f} % of {test} images |
+| trained on | {train} images of {data} |
+| input | {shape} floats, scaled to 0..1, then (x - {mean}) / {std} per channel |
+| classes | {classes} |
+| seed, precision | {seed}, {precision} |
+
+The weights were chosen without the test images; the resolved recipe is in `config.toml`, machine and versions
+are in `run.json`, every figure is in `results.json`.
+
+```python
+from safetensors.torch import load_file
+from litfast.models import create
+
+student = create({spec})
+student.load_state_dict(load_file("student.safetensors"))
+student.eval()
+```
+
+litfast {version}
+"""
+
+
+def text(experiment: Experiment, results: dict[str, Any]) -> str:
+    """The card in Markdown."""
+    model = results["models"][-1]
+    images = experiment.images
+    spec = experiment.student.spec or {}
+    return TEMPLATE.format(
+        student=spec.get("name", "student"),
+        method=results["method"],
+        data=images.name,
+        depth=model["depth"],
+        parameters=model["parameters"],
+        macs=model["macs"],
+        teacher=_teacher(results),
+        accuracy=results["test_accuracy"]["student"],
+        test=results["samples"]["test"],
+        train=results["samples"]["train"],
+        shape="x".join(str(n) for n in images.train.images.shape[1:]),
+        mean=list(images.mean),
+        std=list(images.std),
+        classes=", ".join(images.classes),
+        seed=experiment.config.seed,
+        precision=results["precision"],
+        spec=", ".join(f"{key}={value!r}" for key, value in spec.items()),
+        version=__version__,
+    )
+
+
+def _teacher(results: dict[str, Any]) -> str:
+    if len(results["models"]) == 1:
+        return ""
+    teacher = results["models"][0]
+    accuracy = results["test_accuracy"]["teacher"]
+    return f"Its teacher has {teacher['depth']} layers, {teacher['parameters']:,} parameters, {accuracy:.2f} %.\n"

@@ -1,0 +1,94 @@
+"""What all commands share: consoles, exit codes, one line an error, tables of a teacher and its student."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+
+out = Console()
+err = Console(stderr=True)
+
+FAILED, USAGE = 1, 2
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def command(function: Callable[P, R]) -> Callable[P, R]:
+    """A command whose expected errors are one line on stderr and an exit code."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
+            fail(error, FAILED)
+
+    return run
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Errors in here are the caller's words: exit 2."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        fail(error, USAGE)
+
+
+def fail(error: BaseException, code: int) -> Any:
+    err.print(f"litfast: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+class Stop:
+    """Ctrl-C or SIGTERM noted, for the loop to stop at the next step; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @property
+    def code(self) -> int:
+        return 128 + (self.signal or 0)  # 130 for SIGINT, 143 for SIGTERM
+
+    @contextmanager
+    def listening(self) -> Iterator[Stop]:
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def count(number: float) -> str:
+    """1,727,962 -> 1.73 M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return f"{number:.0f}"
+
+
+def size(number: float) -> str:
+    """Bytes for people, in powers of 1024."""
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if number >= 1 << power:
+            return f"{number / (1 << power):.1f} {unit}"
+    return f"{number:.0f} B"

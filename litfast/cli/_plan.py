@@ -1,0 +1,57 @@
+"""`litfast train --dry-run`: what would happen, and how much memory it takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from litfast import build
+from litfast.cli import _console
+from litfast.config import Config
+from litfast.engine.plan import BranchPlan, plan
+
+
+def show(settings: Config, *, as_json: bool) -> None:
+    """Print the plan; nothing is trained or written."""
+    experiment = build.experiment(settings)
+    device = torch.device(str(settings.engine.device))
+    branches = list(plan(experiment.phases(), experiment.train, device=device, precision=settings.engine.precision))
+    samples = {"train": experiment.train.samples, "test": experiment.test.samples}
+    if experiment.val is not None:
+        samples["val"] = experiment.val.samples
+    if as_json:
+        _console.print_json({"samples": samples, "engine": asdict(settings.engine), "branches": [_row(b) for b in branches]})
+        return
+    _console.out.print(_table(branches))
+    engine = settings.engine
+    _console.out.print(
+        f"{settings.data.name}: {', '.join(f'{count} {name}' for name, count in samples.items())} images, "
+        f"batch {settings.data.batch}; {engine.device}, {engine.precision}, {engine.threads} threads, {engine.mode}; "
+        f"at least {_console.size(max(b.memory_bytes for b in branches))} of memory for models and training",
+        highlight=False,
+    )
+
+
+def _table(branches: list[BranchPlan]) -> Table:
+    table = Table(title="plan")
+    for column in ("phase", "branch", "epochs", "steps", "optimizer", "parameters", "activations", "memory"):
+        table.add_column(column, justify="left" if column in ("phase", "branch", "optimizer") else "right")
+    for b in branches:
+        table.add_row(
+            b.phase,
+            b.branch,
+            str(b.schedule.epochs),
+            str(b.steps),
+            f"{b.schedule.optimizer} {b.schedule.lr:g} {b.schedule.schedule}",
+            f"{b.parameters:,}",
+            _console.size(b.activation_bytes),
+            _console.size(b.memory_bytes),
+        )
+    return table
+
+
+def _row(branch: BranchPlan) -> dict[str, Any]:
+    return {**asdict(branch), "memory_bytes": branch.memory_bytes}

@@ -1,0 +1,95 @@
+"""The end of a run: evaluate on the test split, measure latency, save the student, print one table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litfast import build
+from litfast.bench import quick, report
+from litfast.cli import _card, _console
+from litfast.engine import evaluate
+from litfast.engine.rundir import RunDirectory
+from litfast.models.sectioned import SectionedModel
+
+
+def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, float]) -> dict[str, Any]:
+    """Everything the run is judged by; also writes weights, model.json, results.json and the model card."""
+    precision = experiment.config.engine.precision
+    models = {"student": experiment.student}
+    if experiment.teacher is not None:
+        models = {"teacher": experiment.teacher, **models}
+    files = {name: run.write_weights(f"{name}.safetensors", model) for name, model in models.items()}
+    accuracies = {name: evaluate(model, experiment.test).accuracy for name, model in models.items()}
+    results: dict[str, Any] = {
+        "method": experiment.config.method.name,
+        "data": experiment.images.name,
+        "samples": {"train": experiment.train.samples, "test": experiment.test.samples},
+        "test_accuracy": accuracies,
+        "phases": _phases(run),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "precision": precision,
+    }
+    results |= _measure(models, experiment, accuracies, files)
+    run.write("model.json", model_document(experiment, accuracies["student"]))
+    run.write("results.json", results)
+    run.write_text("README.md", _card.text(experiment, results))
+    return results
+
+
+def model_document(experiment: build.Experiment, accuracy: float) -> dict[str, Any]:
+    """How to build and feed the student."""
+    images, student = experiment.images, experiment.student
+    return {
+        "model": student.spec,
+        "sections": list(student.names),
+        "weights": "student.safetensors",
+        "input": {
+            "shape": list(images.train.images.shape[1:]),
+            "scale": "0 to 1, then (x - mean) / std per channel",
+            "mean": list(images.mean),
+            "std": list(images.std),
+        },
+        "classes": list(images.classes),
+        "test_accuracy": accuracy,
+        "data": images.name,
+    }
+
+
+def show(results: dict[str, Any], run: RunDirectory, *, as_json: bool) -> None:
+    if as_json:
+        _console.print_json({"run": str(run.path), **results})
+        return
+    _console.out.print(report.summary(results))
+    said = {"highlight": False, "markup": False, "soft_wrap": True}
+    _console.out.print(f"accuracy is of {results['samples']['test']} test images of {results['data']}", **said)
+    for name, phase in results["phases"].items():
+        if phase["best"] is not None:
+            text = f"validation accuracy in phase {name}: best {phase['best']:.2f} %, last {phase['last']:.2f} %"
+            _console.out.print(text, **said)
+    took = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
+    _console.out.print(f"saved in {run.path} (trained: {took})", **said)
+
+
+def _phases(run: RunDirectory) -> dict[str, dict[str, float | None]]:
+    """Best and last validation accuracy a phase, in the order of training, read from the run's own journal."""
+    found: dict[str, dict[str, float | None]] = {}
+    for row in run.rows():
+        accuracy = row.get("val_accuracy")
+        phase = found.setdefault(row["phase"], {"best": None, "last": None})
+        phase["last"] = accuracy
+        if accuracy is not None:
+            phase["best"] = max(accuracy, phase["best"] if phase["best"] is not None else accuracy)
+    return found
+
+
+def _measure(
+    models: dict[str, SectionedModel], experiment: build.Experiment, accuracies: dict[str, float], files: dict[str, int]
+) -> dict[str, Any]:
+    measured = quick(
+        models,
+        image_shape=list(experiment.images.train.images.shape[1:]),
+        device=str(experiment.config.engine.device),
+        accuracies=accuracies,
+        weights_bytes=files,
+    )
+    return {key: measured[key] for key in ("models", "rows", "ratios", "device", "threads", "machine")}

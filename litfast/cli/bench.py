@@ -1,0 +1,100 @@
+"""`litfast bench`: how much faster the student is, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from litfast import build, config
+from litfast.bench import compare, report
+from litfast.cli import _console
+from litfast.engine.rundir import RunDirectory
+from litfast.models import create
+from litfast.models.sectioned import SectionedModel
+from litfast.models.weights import load_weights
+
+
+@_console.command
+def bench(
+    run: Annotated[Path | None, typer.Argument(help="A run folder; or name --teacher and --student.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Model name, e.g. resnet56.")] = None,
+    student: Annotated[str | None, typer.Option(help="Model name, e.g. resnet20.")] = None,
+    image: Annotated[str, typer.Option(help="Image shape CxHxW, with --teacher and --student.")] = "3x32x32",
+    batch: Annotated[str, typer.Option(help="Batch sizes, comma separated.")] = "1,128",
+    mode: Annotated[str, typer.Option(help="Modes, comma separated: eager, compile.")] = "eager,compile",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, comma separated.")] = "fp32,bf16",
+    seconds: Annotated[float, typer.Option(help="Time to spend on one row.")] = 1.0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder for bench.json and bench.png. Default: the run's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")] = False,
+) -> None:
+    """Measure sizes and latencies, teacher and student interleaved; a difference below the spread is a tie.
+
+    Examples:
+
+        litfast bench runs/digits-1
+
+        litfast bench --teacher resnet56 --student resnet20 --batch 1,32,128 --mode eager
+    """
+    with _console.usage():
+        if (run is None) == (teacher is None or student is None):
+            raise ValueError("bench: either a run folder or --teacher and --student must be given, got both or none")
+        batches = _numbers("--batch", batch, ",")
+        shape = _numbers("--image", image, "x")
+        if len(shape) != 3:
+            raise ValueError(f"bench: --image must be CxHxW, got {image!r}")
+    if run is not None:
+        models, shape, known = _of_run(RunDirectory.open(run))
+    else:
+        created = [create(str(name), channels=shape[0]) for name in (teacher, student)]
+        models, known = dict(zip(_names(str(teacher), str(student)), created, strict=True)), {}
+    place = build.device(device)
+    document = compare(
+        {name: model.to(place) for name, model in models.items()},
+        image_shape=shape,
+        batches=batches,
+        modes=mode.split(","),
+        precisions=precision.split(","),
+        seconds=seconds,
+        device=place,
+        threads=threads,
+        progress=lambda line: _console.err.print(line, style="dim", highlight=False),
+        **known,
+    )
+    folder = out or run
+    if as_json:
+        _console.print_json(document)
+    else:
+        report.show(document, _console.out)
+    if folder is not None:
+        _console.err.print(*report.save(document, folder), sep="\n", highlight=False)
+
+
+def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], list[int], dict[str, Any]]:
+    """Teacher (if there is one) and student of a run with their weights, the image shape, what is known of them."""
+    settings = config.parse(run.config())
+    results = run.read("results.json")
+    images = build.image_set(settings.data)
+    models = {"teacher": settings.teacher, "student": settings.student}
+    built = {name: build.model(said, images) for name, said in models.items() if said is not None}
+    for name, model in built.items():
+        load_weights(model, run.path / f"{name}.safetensors")
+    known = {
+        "accuracies": results["test_accuracy"],
+        "weights_bytes": {name: (run.path / f"{name}.safetensors").stat().st_size for name in built},
+    }
+    return built, list(images.train.images.shape[1:]), known
+
+
+def _names(teacher: str, student: str) -> tuple[str, str]:
+    return (teacher, student) if teacher != student else (f"{teacher} (teacher)", f"{student} (student)")
+
+
+def _numbers(option: str, text: str, separator: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(separator)]
+    except ValueError:
+        raise ValueError(f"bench: {option} must be whole numbers separated by {separator!r}, got {text!r}") from None

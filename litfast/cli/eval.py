@@ -1,0 +1,71 @@
+"""`litfast eval`: accuracy of a run's student, or of any known model with a weights file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from litfast import build, config
+from litfast.cli import _console
+from litfast.engine import evaluate as measure
+from litfast.engine.rundir import RunDirectory
+from litfast.models.sectioned import SectionedModel
+from litfast.models.weights import load_weights
+
+
+@_console.command
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(help="A run folder; or name --model, --weights and --data.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name, e.g. resnet56.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Its weights: .safetensors, or a torch checkpoint.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set, e.g. cifar10.")] = None,
+    root: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Evaluate on the test split.
+
+    Examples:
+
+        litfast eval runs/digits-1
+
+        litfast eval --model resnet56 --weights resnet56.th --data cifar10 --root cifar-10-batches-bin
+    """
+    with _console.usage():
+        if (run is None) == (model is None):
+            raise ValueError("eval: either a run folder or --model must be given, got both or none")
+        if model is not None and (weights is None or data is None):
+            raise ValueError("eval: --model needs --weights FILE and --data NAME, got only some of them")
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"eval: --precision must be fp32 or bf16, got {precision!r}")
+    settings = _of_run(run) if run is not None else _of_options(str(model), str(data), root)
+    settings = build.resolve(replace(settings, engine=replace(settings.engine, device=device)))
+    images = build.image_set(replace(settings.data, root=str(root) if root else settings.data.root))
+    student: SectionedModel = build.model(settings.student, images).to(str(settings.engine.device))
+    file = run / "student.safetensors" if run is not None else weights
+    load_weights(student, str(file))
+    found = measure(student, build.loader(images.test, images, settings, train=False), precision=precision)
+    document = {"model": settings.student.model, "data": images.name, "split": "test", **asdict(found)}
+    if as_json:
+        _console.print_json(document)
+    else:
+        _console.out.print(
+            f"{document['model']} on {images.name}, test: {found.accuracy:.2f} % of {found.samples} images, "
+            f"cross-entropy {found.loss:.4f} ({precision})",
+            highlight=False,
+        )
+
+
+def _of_run(run: Path) -> config.Config:
+    return config.parse(RunDirectory.open(run).config())
+
+
+def _of_options(model: str, data: str, root: Path | None) -> config.Config:
+    return config.Config(
+        data=config.DataConfig(name=data, root=None if root is None else str(root)),
+        student=config.StudentConfig(model=model),
+    )

@@ -1,0 +1,148 @@
+"""`litfast train`: a recipe becomes a run."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from litfast import __version__, build, config
+from litfast.bench import machine
+from litfast.cli import _console, _plan, _progress, _results
+from litfast.engine import Report
+from litfast.engine import train as run_phases
+from litfast.engine.rundir import RunDirectory, latest_unfinished, next_free
+
+RUNS = Path("runs")
+
+
+@_console.command
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a TOML file.")] = "digits",
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key: `--set sections.epochs=8`.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/RECIPE-N.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: cuda where there is one.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation, noise.")] = None,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Refuse nondeterministic kernels.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print phases, branches, memory; train nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")] = False,
+) -> None:
+    """Train (or load) a teacher, train a shallower student, measure both.
+
+    Examples:
+
+        litfast train                                          the embedded default, about a minute
+
+        litfast train cifar10_resnet56_resnet20 --set data.root=PATH --set teacher.weights=FILE
+
+        litfast train my.toml --set sections.epochs=8 --seed 1 --out runs/mine
+
+        litfast train --resume --out runs/mine
+    """
+    with _console.usage():
+        if resume and (overwrite or sets or seed is not None):
+            raise ValueError("train: --resume must come alone (a run keeps its recipe), got --overwrite, --set or --seed")
+        if resume:
+            run = RunDirectory.open(out or latest_unfinished(RUNS, Path(recipe).stem))
+            _refuse_finished(run)
+            settings = config.parse(run.config())
+        else:
+            settings = _settings(recipe, sets or [], device, seed, deterministic)
+        build.method_options(settings)
+    if dry_run:
+        _plan.show(settings, as_json=as_json)
+        return
+    _apply(settings)
+    experiment = build.experiment(settings)
+    if not resume:
+        run = RunDirectory.create(out or next_free(RUNS, Path(recipe).stem), overwrite=overwrite)
+        run.write_config(config.dump(settings))
+    _note(run, settings, "running")
+    seconds = _run(run, experiment, resume)
+    results = _results.collect(run, experiment, seconds)
+    _note(run, settings, "finished")
+    _results.show(results, run, as_json=as_json)
+
+
+def _settings(
+    recipe: str, sets: list[str], device: str | None, seed: int | None, deterministic: bool
+) -> config.Config:
+    settings = config.load(recipe, sets)
+    engine = settings.engine
+    if device is not None:
+        engine = replace(engine, device=device)
+    if deterministic:
+        engine = replace(engine, deterministic=True)
+    return build.resolve(replace(settings, engine=engine, seed=settings.seed if seed is None else seed))
+
+
+def _apply(settings: config.Config) -> None:
+    """Process-wide settings of torch, as the run has them stored."""
+    assert settings.engine.threads is not None
+    torch.set_num_threads(settings.engine.threads)
+    torch.use_deterministic_algorithms(settings.engine.deterministic)
+
+
+def _refuse_finished(run: RunDirectory) -> None:
+    if run.status == "finished":
+        raise ValueError(f"train: {run.path} must be unfinished to be resumed, got a finished run")
+
+
+def _note(run: RunDirectory, settings: config.Config, status: str) -> None:
+    run.write(
+        "run.json",
+        {
+            "status": status,
+            "litfast": __version__,
+            "command": shlex.join(["litfast", *sys.argv[1:]]),
+            "seed": settings.seed,
+            "engine": asdict(settings.engine),
+            "machine": machine.describe(),
+        },
+    )
+
+
+def _run(run: RunDirectory, experiment: build.Experiment, resume: bool) -> dict[str, float]:
+    """Train, show progress, stop cleanly on a signal. Returns the seconds that each phase took in this process."""
+    engine = experiment.config.engine
+    reports: Iterator[Report] = run_phases(
+        experiment.phases(),
+        experiment.train,
+        experiment.val,
+        engine.device,
+        run.path,
+        experiment.config.seed,
+        resume=resume,
+        precision=engine.precision,
+        keep=engine.keep,
+        log_every=engine.log_every,
+    )
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    with _console.Stop().listening() as stop, _progress.Display() as display:
+        for report in reports:
+            display.show(report)
+            if report.kind == "phase":
+                seconds[report.phase] = time.perf_counter() - started
+                started = time.perf_counter()
+            if stop.signal is not None:
+                _close(reports)
+                _console.err.print(f"stopped; continue with: litfast train --resume --out {run.path}", markup=False)
+                raise typer.Exit(stop.code)
+    return seconds
+
+
+def _close(reports: Any) -> None:
+    """Closing the generator writes a checkpoint."""
+    reports.close()

@@ -1,0 +1,247 @@
+"""What a recipe may say: frozen dataclasses, TOML in, `--set a.b=c` on top. The one file that reads configs."""
+
+from __future__ import annotations
+
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from litfast.phase import Schedule
+from litfast.registry import unknown
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which samples. `val` samples are held out of the training images (none: the set's own split, if any)."""
+
+    name: str = "digits"
+    root: str | None = None
+    batch: int = 64
+    val: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop: int | None = None
+    flip: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherConfig:
+    """The deep model: `weights` loads it, `train` trains it on the spot (phase "teacher")."""
+
+    model: str
+    blocks: tuple[int, ...] | None = None
+    option: str = "A"
+    weights: str | None = None
+    train: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        if (self.weights is None) == (self.train is None):
+            got = "none" if self.weights is None else "both (--set teacher.train=none drops the table)"
+            raise ValueError(f"recipe: teacher.weights (a file) or [teacher.train] (a table) must be given, got {got}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentConfig:
+    """The shallow model. `init`: random, or teacher (evenly spaced blocks of each teacher section)."""
+
+    model: str
+    blocks: tuple[int, ...] | None = None
+    option: str = "A"
+    init: str = "random"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodConfig:
+    """The method's name and its own options, checked against its signature by `build`."""
+
+    name: str = "lit"
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """How it runs. "auto" is resolved once, stored in the run and reused on resume."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    mode: str = "auto"
+    threads: int | None = None
+    deterministic: bool = False
+    keep: str = "last"
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        _choice("engine.precision", self.precision, ("auto", "fp32", "bf16"))
+        _choice("engine.mode", self.mode, ("auto", "eager"))
+        _choice("engine.keep", self.keep, ("last", "best"))
+        if self.log_every < 1:
+            raise ValueError(f"recipe: engine.log_every must be 1 or more, got {self.log_every}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """A whole recipe. `phases` holds one Schedule a phase, by the names that the method gives its phases."""
+
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    teacher: TeacherConfig | None = None
+    student: StudentConfig
+    method: MethodConfig = field(default_factory=MethodConfig)
+    phases: dict[str, Schedule] = field(default_factory=dict)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+def recipes() -> dict[str, Path]:
+    """The shipped recipes by name."""
+    folder = Path(str(resources.files("litfast") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load(recipe: str, sets: Sequence[str] = ()) -> Config:
+    """Read a shipped recipe (by name) or a TOML file, put every `a.b=value` of `sets` on top."""
+    table = read(_find(recipe))
+    for text in sets:
+        _set(table, text)
+    return parse(table)
+
+
+def parse(table: Mapping[str, Any]) -> Config:
+    """A TOML table to a Config. An unknown key names the nearest known one; a key that is None takes its default."""
+    table = _without_none(dict(table))
+    known = {f.name for f in fields(Config)} - {"phases"}
+    own = {key: value for key, value in table.items() if key in known}
+    phases = {key: value for key, value in table.items() if key not in known}
+    for key, value in phases.items():
+        if not isinstance(value, Mapping) or _misspelt(key, value, known):
+            raise ValueError(f"recipe: {unknown('key', key, known)}")
+    if "method" in own:
+        options = dict(_mapping("method", own["method"]))
+        own["method"] = {"name": options.pop("name", "lit"), "options": options}
+    own["phases"] = {key: _build(Schedule, value, key) for key, value in phases.items()}
+    return typing.cast(Config, _build(Config, own, ""))
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """The inverse of `parse`: the resolved recipe as a TOML table (keys without a value are left out)."""
+    table = _without_none(asdict(config))
+    phases, method = table.pop("phases"), table.pop("method")
+    return {**table, "method": {"name": method["name"], **method["options"]}, **phases}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The table in a TOML file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"recipe: {path} must be a readable TOML file, got: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe: {path} must be valid TOML, got: {error}") from None
+
+
+def _find(recipe: str) -> Path:
+    shipped = recipes()
+    path = shipped.get(recipe, Path(recipe))
+    if path.suffix != ".toml" and not path.is_file():
+        raise ValueError(f"recipe: {unknown('name', recipe, shipped)}, or a TOML file")
+    return path
+
+
+def _misspelt(key: str, table: Mapping[str, Any], known: Iterable[str]) -> bool:
+    """Whether a table that would be a phase's reads like a known one with a typo in its name."""
+    is_schedule = set(table) <= {f.name for f in fields(Schedule)}
+    return not is_schedule and bool(get_close_matches(key, known, n=1, cutoff=0.7))
+
+
+def _set(table: dict[str, Any], text: str) -> None:
+    key, sep, value = text.partition("=")
+    if not sep or not key.strip():
+        raise ValueError(f"--set: must be written key=value, got {text!r}")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        child = table.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ValueError(f"--set: {parent!r} in {text!r} must be a table, got the value {child!r}")
+        table = child
+    table[last] = _value(value.strip())
+
+
+def _value(text: str) -> Any:
+    """A TOML value; a bare word is taken as a string, `none` takes the key's default."""
+    if text == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _build(cls: Any, table: Any, where: str) -> Any:
+    """An instance of dataclass `cls` from a table; every error names the key with its path."""
+    table = _mapping(where, table)
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in fields(cls)]
+    for key in table:
+        if key not in known:
+            raise ValueError(f"recipe: {unknown('key', _join(where, key), [_join(where, name) for name in known])}")
+    for f in fields(cls):
+        if f.name not in table and f.default is MISSING and f.default_factory is MISSING:
+            raise ValueError(f"recipe: {_join(where, f.name)} must be given, got no such key")
+    values = {key: coerce(hints[key], value, _join(where, key)) for key, value in table.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"recipe: [{where}] {error}" if where and cls is Schedule else str(error)) from None
+
+
+def coerce(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint` asks for: int to float, list to tuple, table to dataclass; else one clear line."""
+    if is_dataclass(hint):
+        return value if isinstance(value, hint) else _build(hint, value, where)  # type: ignore[arg-type]
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return coerce(next(arg for arg in args if arg is not types.NoneType), value, where)
+    if origin in (tuple, Sequence) and isinstance(value, (list, tuple)) and _fits(value, args):
+        return tuple(coerce(args[0], item, where) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    name = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
+    raise ValueError(f"recipe: {where} must be of type {name}, got {value!r}")
+
+
+def _fits(value: Sequence[Any], args: tuple[Any, ...]) -> bool:
+    return len(args) == 1 or args[-1] is ... or len(args) == len(value)
+
+
+def _mapping(where: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"recipe: {where} must be a table, got {value!r}")
+    return value
+
+
+def _choice(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"recipe: {unknown(key, value, known)}")
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,12 @@
+"""Batches of images: what a loader is, the resident loader, and the data sets by name."""
+
+from __future__ import annotations
+
+from litfast.data.loader import Batch as Batch
+from litfast.data.loader import Loader as Loader
+from litfast.data.resident import ResidentLoader as ResidentLoader
+from litfast.data.sets import DATASETS as DATASETS
+from litfast.data.sets import Images as Images
+from litfast.data.sets import ImageSet as ImageSet
+from litfast.data.sets import hold_out as hold_out
+from litfast.data.sets import load as load

@@ -1,0 +1,44 @@
+"""Image sets by name: `load("cifar10", root)`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from litfast.data.sets.cifar import cifar10, cifar100
+from litfast.data.sets.digits import digits
+from litfast.data.sets.image_set import Images as Images
+from litfast.data.sets.image_set import ImageSet as ImageSet
+from litfast.data.sets.image_set import hold_out as hold_out
+from litfast.data.sets.synthetic import synthetic
+from litfast.registry import Registry, unknown
+
+DATASETS: Registry[Callable[..., ImageSet]] = Registry("data set")
+DATASETS.update(digits=digits, cifar10=cifar10, cifar100=cifar100, synthetic=synthetic)
+
+
+def load(name: str, root: str | Path | None = None, **options: Any) -> ImageSet:
+    """An image set by name.
+
+    Args:
+        name: one of DATASETS.
+        root: the folder that holds the set's files; None for the sets that need none.
+        options: keyword arguments of the set's own function.
+
+    Raises:
+        ValueError: an unknown name or option (the nearest known one is named), a root that is missing or not
+            wanted, a missing, truncated or inconsistent file.
+    """
+    read = DATASETS[name]
+    known = dict(inspect.signature(read).parameters)
+    wants_root = known.pop("root", None) is not None
+    for option in options:
+        if option not in known:
+            raise ValueError(f"load: {unknown(f'option of {name}', option, known)}")
+    if wants_root and root is None:
+        raise ValueError(f"load: root must be the folder that holds {name}, got none")
+    if not wants_root and root is not None:
+        raise ValueError(f"load: root must be left out for {name}, which reads no files, got {root}")
+    return read(root, **options) if wants_root else read(**options)

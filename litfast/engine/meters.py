@@ -1,0 +1,100 @@
+"""Metrics gathered on the device and read once in a while; written to metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+
+class Window:
+    """Metrics of the steps since the last read, kept on the device."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, dict[str, Tensor]]] = []
+
+    def add(self, step: int, metrics: dict[str, Tensor]) -> None:
+        self._steps.append((step, metrics))
+
+    def read(self) -> dict[str, list[tuple[int, float]]]:
+        """Every metric's (step, value) pairs, fetched in one copy, and an empty window."""
+        keys = [(step, name) for step, metrics in self._steps for name in metrics]
+        values = [value.double() for _, metrics in self._steps for value in metrics.values()]
+        self._steps = []
+        numbers = torch.stack(values).tolist() if values else []
+        series: dict[str, list[tuple[int, float]]] = {}
+        for (step, name), number in zip(keys, numbers, strict=True):
+            series.setdefault(name, []).append((step, number))
+        return series
+
+
+class Sums:
+    """Running sums of an epoch's metrics; plain numbers, so that a checkpoint can hold them."""
+
+    def __init__(self, state: Mapping[str, list[float]] | None = None) -> None:
+        self.state = {name: list(pair) for name, pair in (state or {}).items()}
+
+    def add(self, series: Mapping[str, list[tuple[int, float]]]) -> None:
+        for name, pairs in series.items():
+            total = self.state.setdefault(name, [0.0, 0.0])
+            for _, value in pairs:
+                total[0] += value
+                total[1] += 1
+
+    def means(self, batch: int) -> dict[str, float]:
+        """Mean over steps; `correct` counts become `accuracy` in percent of `batch` samples a step."""
+        means = {name: total / count for name, (total, count) in self.state.items()}
+        return {
+            name.replace("correct", "accuracy"): 100 * mean / batch if name.endswith("correct") else mean
+            for name, mean in means.items()
+        }
+
+
+def first_non_finite(series: Mapping[str, list[tuple[int, float]]]) -> tuple[int, str] | None:
+    """The earliest step whose loss is not finite, and its metric's name."""
+    bad = [(step, name) for name, pairs in series.items() for step, value in pairs if not math.isfinite(value)]
+    return min(bad, default=None)
+
+
+class Journal:
+    """metrics.jsonl and TensorBoard events of a run; `offset` lets a resumed run cut what came after its checkpoint."""
+
+    def __init__(self, folder: Path | None, *, offset: int = 0, step: int = 0) -> None:
+        self._file: IO[bytes] | None = None
+        self._board: Any = None
+        if folder is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only a run needs it
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = open(folder / "metrics.jsonl", "ab")
+        self._file.truncate(offset)
+        self._file.seek(offset)  # appending opens at the old end, which `offset` would report
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+    @property
+    def offset(self) -> int:
+        if self._file is None:
+            return 0
+        self._file.flush()
+        return self._file.tell()
+
+    def write(self, step: int, row: Mapping[str, Any]) -> None:
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, **row}).encode() + b"\n")
+        self._file.flush()
+        phase = row.get("phase", "")
+        for name, value in row.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"{phase}/{name}", value, step)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._board.close()

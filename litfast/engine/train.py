@@ -1,0 +1,241 @@
+"""The training loop: any phases on any loader, checkpointed, resumable to the bit, stopped by closing the generator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from litfast.data.loader import Loader
+from litfast.engine.evaluate import Evaluation, evaluate
+from litfast.engine.meters import Journal, Sums, Window, first_non_finite
+from litfast.engine.step import Step, prepared
+from litfast.engine.store import Progress, Store, Weights
+from litfast.phase import Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What `train` yields: after every step, epoch and phase.
+
+    Attributes:
+        kind: "step", "epoch" or "phase".
+        phase: name; `index` counts phases from 0.
+        epoch, epochs: epochs finished and in all; `step`, `steps`: steps finished in this epoch and in an epoch.
+        metrics: means over the epoch so far by "branch.metric"; empty where the device was not read.
+        images_per_s: training throughput since the epoch (or the resumed run) began; 0 before the first step.
+        val: evaluation on the validation loader (epoch and phase reports, where there is one).
+        best_accuracy: best validation accuracy of the phase so far, percent.
+        restored: the phase was finished before and loaded from its checkpoint.
+    """
+
+    kind: str
+    phase: str
+    index: int
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    images_per_s: float = 0.0
+    val: Evaluation | None = None
+    best_accuracy: float | None = None
+    restored: bool = False
+
+
+def train(
+    phases: Iterable[Phase],
+    data: Loader,
+    val: Loader | None = None,
+    device: str | torch.device | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    *,
+    resume: bool = False,
+    precision: str = "fp32",
+    keep: str = "last",
+    log_every: int = 20,
+) -> Iterator[Report]:
+    """Run every phase of a method. A generator: the caller prints, logs and stops (`close()` checkpoints first).
+
+    Each step costs no host sync; metrics are read every `log_every` steps and at the end of an epoch. A checkpoint
+    is written after every epoch, at the end of every phase and when the generator is closed.
+
+    Args:
+        phases: what a method yields, e.g. `litfast.methods.lit(teacher, student, ...)`.
+        data: training loader.
+        val: validation loader, for the reports and for `keep="best"`; never the test split.
+        device: where to train; None leaves the model where it is.
+        out: run folder for checkpoints, metrics.jsonl and TensorBoard events; None keeps nothing.
+        seed: of dropout and noise (every phase starts from it); the loader has a seed of its own.
+        resume: continue from the checkpoints in `out`. On the CPU, at the same thread count, the result is
+            bit-identical to an uninterrupted run's.
+        precision: "fp32" or "bf16" (autocast).
+        keep: "last", or "best": each phase ends with the weights of its best validation accuracy.
+
+    Raises:
+        ValueError: unknown option, `resume` without `out`, checkpoints in `out` without `resume`, or those of
+            another method.
+        FloatingPointError: a loss is not finite; the last good checkpoint is kept.
+        OSError: a checkpoint cannot be written; the one before it is kept.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"train: precision must be fp32 or bf16, got {precision!r}")
+    if keep not in ("last", "best") or (keep == "best" and val is None):
+        raise ValueError(f"train: keep must be last, or best with a validation loader, got {keep!r}")
+    if log_every < 1:
+        raise ValueError(f"train: log_every must be 1 or more, got {log_every}")
+    if resume and out is None:
+        raise ValueError("train: out must be the run's folder when resume is asked for, got none")
+    store = Store(None if out is None else Path(out))
+    if not (resume or store.is_empty):
+        raise ValueError(f"train: out must hold no checkpoints unless resume is asked for, got those of a run in {out}")
+    run = _Run(
+        data=data,
+        val=val,
+        device=None if device is None else torch.device(device),
+        out=None if out is None else Path(out),
+        seed=seed,
+        precision=precision,
+        keep=keep,
+        log_every=log_every,
+        store=store,
+    )
+    return run.phases(phases, resume)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Run:
+    data: Loader
+    val: Loader | None
+    device: torch.device | None
+    out: Path | None
+    seed: int
+    precision: str
+    keep: str
+    log_every: int
+    store: Store
+    journal: Journal = field(default_factory=lambda: Journal(None))
+    best_weights: Weights | None = None
+
+    def phases(self, phases: Iterable[Phase], resume: bool) -> Iterator[Report]:
+        """Every phase in turn; those before the newest checkpoint are loaded, not trained."""
+        newest = self.store.latest() if resume else None
+        reached = Progress(**newest["progress"]) if newest else Progress()
+        under_way = newest is not None and "step" in newest
+        self.journal = Journal(self.out, offset=newest["journal"] if newest else 0, step=reached.global_step)
+        at = Progress()
+        try:
+            for phase in phases:
+                at = at.next(phase.name)
+                device = self.device or next(phase.model.parameters()).device
+                with prepared(phase, device):
+                    if at.index < reached.index or (at.index == reached.index and not under_way):
+                        at = self.store.restore_finished(phase, at.index)
+                        yield self._report("phase", phase, at, restored=True)
+                        continue
+                    step = Step(phase, precision=self.precision, device=device)
+                    torch.manual_seed(self.seed + at.index)
+                    self.best_weights = None
+                    if newest is not None and under_way and at.index == reached.index:
+                        at, self.best_weights = self.store.restore(phase, step, newest)
+                    yield from self._phase(phase, at, step)
+        finally:
+            self.journal.close()
+
+    def _phase(self, phase: Phase, at: Progress, step: Step) -> Iterator[Report]:
+        while at.epoch < phase.epochs:
+            yield from self._epoch(phase, at, step)
+            at.epoch, at.step = at.epoch + 1, 0
+            self._validate(phase, at)
+            report = self._report("epoch", phase, at, Sums(at.sums).means(self.data.batch))
+            self._write(report, at)
+            at.sums = {}
+            self._save(phase, at, step)
+            yield report
+        if self.best_weights is not None:
+            phase.model.load_state_dict(self.best_weights)
+        self.store.finish(at, phase, self.journal.offset)
+        yield self._report("phase", phase, at)
+
+    def _epoch(self, phase: Phase, at: Progress, step: Step) -> Iterator[Report]:
+        """The rest of epoch `at.epoch` from step `at.step`; closing the generator saves a checkpoint."""
+        window, started, first = Window(), time.perf_counter(), at.step
+        for batch in self.data.batches(at.first_epoch + at.epoch, at.step):
+            metrics = step(batch, step=at.global_step, progress=at.epoch + at.step / self.data.steps)
+            window.add(at.global_step, metrics)
+            at.step, at.global_step = at.step + 1, at.global_step + 1
+            means: Mapping[str, float] = {}
+            if at.step % self.log_every == 0 or at.step == self.data.steps:
+                means = self._read(window, phase, at)
+            rate = (at.step - first) * self.data.batch / (time.perf_counter() - started)
+            if at.step == self.data.steps:
+                at.sums["images_per_s"] = [rate, 1]
+            try:
+                yield self._report("step", phase, at, means, rate)
+            except GeneratorExit:
+                self._read(window, phase, at)
+                self._save(phase, at, step)
+                raise
+
+    def _read(self, window: Window, phase: Phase, at: Progress) -> Mapping[str, float]:
+        series = window.read()
+        bad = first_non_finite({name: pairs for name, pairs in series.items() if name.endswith(".loss")})
+        if bad is not None:
+            kept = "the last good checkpoint is kept" if self.out else "no checkpoint was asked for"
+            raise FloatingPointError(
+                f"train: loss of phase {phase.name!r}, branch {bad[1].removesuffix('.loss')!r} must be finite, "
+                f"got a non-finite one at step {bad[0]} (epoch {at.epoch + 1} of {phase.epochs}); {kept}"
+            )
+        sums = Sums(at.sums)
+        sums.add(series)
+        at.sums = sums.state
+        return sums.means(self.data.batch)
+
+    def _validate(self, phase: Phase, at: Progress) -> None:
+        if self.val is None:
+            return
+        at.last = asdict(evaluate(phase.model, self.val, precision=self.precision))
+        if at.best is None or at.last["accuracy"] > at.best["accuracy"]:
+            at.best = at.last
+            if self.keep == "best":
+                self.best_weights = {k: v.detach().clone() for k, v in phase.model.state_dict().items()}
+
+    def _report(
+        self,
+        kind: str,
+        phase: Phase,
+        at: Progress,
+        metrics: Mapping[str, float] | None = None,
+        images_per_s: float = 0.0,
+        restored: bool = False,
+    ) -> Report:
+        metrics = dict(metrics or {})
+        return Report(
+            kind=kind,
+            phase=phase.name,
+            index=at.index,
+            epoch=at.epoch,
+            epochs=phase.epochs,
+            step=at.step,
+            steps=self.data.steps,
+            images_per_s=metrics.pop("images_per_s", images_per_s),
+            metrics=metrics,
+            val=None if kind == "step" or at.last is None else Evaluation(**at.last),  # type: ignore[arg-type]
+            best_accuracy=None if at.best is None else at.best["accuracy"],
+            restored=restored,
+        )
+
+    def _write(self, report: Report, at: Progress) -> None:
+        row: dict[str, Any] = {"phase": report.phase, "epoch": report.epoch, **report.metrics}
+        row["images_per_s"] = report.images_per_s
+        if report.val is not None:
+            row |= {"val_accuracy": report.val.accuracy, "val_loss": report.val.loss}
+        self.journal.write(at.global_step, row)
+
+    def _save(self, phase: Phase, at: Progress, step: Step) -> None:
+        self.store.save(at, phase, step, self.best_weights, self.journal.offset)

@@ -1,0 +1,16 @@
+"""Training methods: each is a generator of phases, named here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from litfast.methods._kd import kd
+from litfast.methods._lit import lit
+from litfast.methods._scratch import scratch
+from litfast.phase import Phase
+from litfast.registry import Registry
+
+METHODS: Registry[Callable[..., Iterator[Phase]]] = Registry("method")
+METHODS.update(scratch=scratch, kd=kd, lit=lit)
+
+__all__ = ["METHODS", "kd", "lit", "scratch"]

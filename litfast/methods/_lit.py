@@ -1,0 +1,231 @@
+"""LIT: Learned Intermediate-representation Training (Koratana, Kang, Bailis, Zaharia; ICML 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from litfast.data.loader import Batch
+from litfast.methods._kd import Seen, distill_phase, watch
+from litfast.models.pairing import copy_blocks, copy_ends
+from litfast.models.sectioned import SectionedModel
+from litfast.ops import ir_loss, lit_loss
+from litfast.phase import Branch, Losses, Phase, Schedule
+from litfast.registry import unknown
+
+
+def lit(
+    teacher: SectionedModel,
+    student: SectionedModel,
+    *,
+    sections: Schedule,
+    finetune: Schedule,
+    alpha: float = 0.95,
+    beta: float = 0.75,
+    tau: float = 6.0,
+    penalty: str = "l2",
+    weights: Sequence[float] | None = None,
+    soft: str = "ce",
+    label_smoothing: float = 0.0,
+    student_init: str = "random",
+    train_sections: Sequence[str] | None = None,
+    ir_input: str = "teacher",
+    noise: float = 0.0,
+    bn_stats: str = "both",
+    unfreeze: str = "sections",
+    loss_scale: float = 1.0,
+) -> Iterator[Phase]:
+    """Train a shallow student of the teacher's width section by section, then fine-tune it with KD.
+
+    Phase "sections" (stem and head are the teacher's, copied and frozen):
+
+        L = loss_scale * ( beta * L_KD(z_S, z_T) + (1 - beta) * sum_i w_i mean((S_i(irs[i-1]) - irs[i])^2) )
+
+    with irs the *teacher's* intermediate representations and z_S the student's own end-to-end path.
+    beta = 0 makes the sections independent: one branch each. Phase "finetune": `loss_scale * L_KD`, end to end.
+
+    Args:
+        teacher, student: sectioned alike; equal IR shapes, equal classes.
+        sections, finetune: schedules of the two phases.
+        alpha: weight of the hard-label term within L_KD.
+        beta: weight of the KD term; 1 - beta on the IR terms.
+        tau: temperature.
+        soft: "ce", or "kl" (differs by the teacher's entropy; same gradient).
+        label_smoothing: of the hard-label term.
+        loss_scale: factor on the whole loss of both phases (the released CIFAR code: 1/2).
+        penalty: l2 | l1 | smooth_l1 between section outputs; `weights`: one factor a trained section.
+        student_init: "random" (the paper's), or "teacher": evenly spaced blocks of each teacher section.
+        train_sections: names of the sections to train; the others keep their start.
+        ir_input: "teacher", or "student" (the paper's ablation: each section is fed the student's own IR).
+        noise: standard deviation of Gaussian noise on the sections' IR input.
+        bn_stats: which path moves the batch-norm statistics: "both" (own path first, then teacher-IR), "ir", "own".
+        unfreeze: what the fine-tuning trains: "sections" (the released CIFAR code), or "all" (its VDCNN code).
+
+    Raises:
+        ValueError: an unknown option value, or models that do not pair up.
+
+    Source: LIT paper, equations 1 to 3 and section 3; options of the released code (stanford-futuredata/lit-code).
+    """
+    choices = {
+        "student_init": (student_init, ("random", "teacher")),
+        "ir_input": (ir_input, ("teacher", "student")),
+        "bn_stats": (bn_stats, ("both", "ir", "own")),
+        "unfreeze": (unfreeze, ("sections", "all")),
+    }
+    names = tuple(student.names if train_sections is None else train_sections)
+    _check_options(choices, names, student.names, weights, noise, ir_input)
+    copy_ends(teacher, student)
+    if student_init == "teacher":
+        copy_blocks(teacher, student)
+    step = _SectionStep(
+        teacher=teacher,
+        student=student,
+        names=names,
+        kd={"alpha": alpha, "beta": beta, "tau": tau, "soft": soft, "label_smoothing": label_smoothing},
+        penalty=penalty,
+        weights=weights,
+        loss_scale=loss_scale,
+        ir_input=ir_input,
+        noise=noise,
+        bn_stats=bn_stats,
+        independent=beta == 0 and ir_input == "teacher",
+    )
+    yield Phase(
+        name="sections",
+        model=student,
+        observe=step.observe,
+        branches=step.branches(sections),
+        trains=step.trained,
+        frozen=(teacher,),
+    )
+    yield distill_phase(
+        "finetune",
+        teacher,
+        student,
+        (student,) if unfreeze == "all" else step.trained,
+        finetune,
+        alpha=alpha,
+        tau=tau,
+        soft=soft,
+        label_smoothing=label_smoothing,
+        loss_scale=loss_scale,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _SectionStep:
+    """The losses of phase "sections"; options as in `lit`."""
+
+    teacher: SectionedModel
+    student: SectionedModel
+    names: tuple[str, ...]
+    kd: dict[str, Any]
+    penalty: str
+    weights: Sequence[float] | None
+    loss_scale: float
+    ir_input: str
+    noise: float
+    bn_stats: str
+    independent: bool
+
+    @property
+    def chosen(self) -> list[int]:
+        return [self.student.names.index(name) for name in self.names]
+
+    @property
+    def trained(self) -> tuple[nn.Module, ...]:
+        return tuple(self.student.sections[i] for i in self.chosen)
+
+    def branches(self, schedule: Schedule) -> tuple[Branch, ...]:
+        """One branch a section where they are independent, else one for all."""
+        if self.independent:
+            return tuple(self._section_branch(position, schedule) for position in range(len(self.names)))
+        params = tuple(parameter for section in self.trained for parameter in section.parameters())
+        return (Branch(name="student", params=params, loss=self.joint_loss, schedule=schedule),)
+
+    def observe(self, batch: Batch) -> Seen:
+        if self.independent and self.bn_stats != "ir":
+            self._own_path(batch.images)  # only moves the statistics: no gradient is taken here
+        return watch(self.teacher, batch)
+
+    def joint_loss(self, seen: Seen) -> Losses:
+        own_irs, logits = self._own_path(seen.images)
+        own = self.ir_input == "student"
+        parts = lit_loss(
+            [own_irs[i + 1] if own else self._section_output(i, seen) for i in self.chosen],
+            [seen.irs[i + 1] for i in self.chosen],
+            logits,
+            seen.logits,
+            seen.target,
+            penalty=self.penalty,
+            weights=self.weights,
+            scale=self.loss_scale,
+            **self.kd,
+        )
+        ir = {f"ir.{name}": value for name, value in zip(self.names, parts.ir, strict=True)}
+        return {"loss": parts.total, **ir, "soft": parts.soft, "hard": parts.hard, "correct": parts.correct}
+
+    def _section_branch(self, position: int, schedule: Schedule) -> Branch:
+        i = self.chosen[position]
+        factor = self.loss_scale * (1.0 if self.weights is None else self.weights[position])
+
+        def loss(seen: Seen) -> Losses:
+            student_irs, teacher_irs = [self._section_output(i, seen)], [seen.irs[i + 1]]
+            scaled = ir_loss(student_irs, teacher_irs, penalty=self.penalty, scale=factor)
+            return {"loss": scaled, "ir": scaled.detach() / (factor or 1.0)}
+
+        params = tuple(self.student.sections[i].parameters())
+        return Branch(name=self.names[position], params=params, loss=loss, schedule=schedule)
+
+    def _own_path(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        with _statistics(self.trained, moved=self.bn_stats != "ir" or self.ir_input == "student"):
+            return self.student.observe(images)
+
+    def _section_output(self, i: int, seen: Seen) -> Tensor:
+        ir = seen.irs[i] + self.noise * torch.randn_like(seen.irs[i]) if self.noise else seen.irs[i]
+        with _statistics((self.student.sections[i],), moved=self.bn_stats != "own"):
+            output: Tensor = self.student.sections[i](ir)
+        return output
+
+
+@contextmanager
+def _statistics(modules: Sequence[nn.Module], *, moved: bool) -> Iterator[None]:
+    """Run batch norms in train mode as ever, but move their running statistics only if `moved`."""
+    norms = [m for module in modules for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    held = [] if moved else [norm for norm in norms if norm.track_running_stats]
+    for norm in held:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in held:
+            norm.track_running_stats = True
+
+
+def _check_options(
+    choices: Mapping[str, tuple[str, tuple[str, ...]]],
+    trained: tuple[str, ...],
+    names: tuple[str, ...],
+    weights: Sequence[float] | None,
+    noise: float,
+    ir_input: str,
+) -> None:
+    for option, (value, known) in choices.items():
+        if value not in known:
+            raise ValueError(f"lit: {unknown(option, value, known)}")
+    for name in trained:
+        if name not in names:
+            raise ValueError(f"lit: {unknown('train_sections', name, names)}")
+    if not trained or len(set(trained)) < len(trained):
+        raise ValueError(f"lit: train_sections must name at least one section, each once, got {list(trained)}")
+    if weights is not None and len(weights) != len(trained):
+        raise ValueError(f"lit: weights must hold one number a trained section ({len(trained)}), got {list(weights)}")
+    if noise < 0:
+        raise ValueError(f"lit: noise must be 0 or more, got {noise}")
+    if noise and ir_input == "student":
+        raise ValueError(f"lit: noise must be 0 with ir_input 'student', which feeds no teacher IR, got {noise}")

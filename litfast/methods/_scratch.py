@@ -1,0 +1,34 @@
+"""Plain training on labels: what every distilled student is compared with, and how a teacher is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch.nn.functional import cross_entropy
+
+from litfast.data.loader import Batch
+from litfast.models.sectioned import SectionedModel
+from litfast.phase import Branch, Losses, Phase, Schedule
+
+
+def scratch(
+    student: SectionedModel, *, train: Schedule, label_smoothing: float = 0.0, name: str = "train"
+) -> Iterator[Phase]:
+    """Cross-entropy on the labels: L = mean_batch CE(target, softmax(z_S)); LIT with alpha = 1 and beta = 1.
+
+    Args:
+        student: the model to train, all of it.
+        train: schedule of the only phase.
+        label_smoothing: as in `torch.nn.functional.cross_entropy`.
+        name: name of the phase.
+    """
+
+    def loss(batch: Batch) -> Losses:
+        logits = student(batch.images)
+        hard = cross_entropy(logits.float(), batch.target, label_smoothing=label_smoothing)
+        correct = (logits.detach().argmax(-1) == batch.target).sum()
+        return {"loss": hard, "hard": hard.detach(), "correct": correct}
+
+    everything = tuple(student.parameters())
+    branch = Branch(name="student", params=everything, loss=loss, schedule=train)
+    yield Phase(name=name, model=student, observe=lambda batch: batch, branches=(branch,), trains=(student,))

@@ -1,0 +1,43 @@
+"""What a model costs: parameters, multiply-accumulates, weighted layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from litfast.models._modes import evaluating
+
+
+def parameters(model: nn.Module) -> int:
+    """Number of parameters, shared ones once; batch-norm statistics are not parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def macs(model: nn.Module, image_shape: Sequence[int]) -> int:
+    """Multiply-accumulates of the convolutions and matrix products for one image, in eval mode.
+
+    Args:
+        image_shape: [C, H, W], without the batch dimension.
+    """
+    like = next(model.parameters())
+    image = torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device)
+    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
+    return int(counter.get_total_flops()) // 2  # a multiply and an add
+
+
+def depth(model: nn.Module) -> int:
+    """Number of weighted layers as the papers count them: 20 for ResNet-20.
+
+    Convolutions and linear layers count; the 1x1 convolutions of a shortcut (modules under a name with
+    "shortcut" or "downsample") lie beside the path and do not.
+    """
+    weighted = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+    beside = ("shortcut", "downsample")
+    return sum(
+        isinstance(module, weighted) and not any(word in name for word in beside)
+        for name, module in model.named_modules()
+    )

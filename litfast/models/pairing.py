@@ -1,0 +1,122 @@
+"""Teacher and student as a pair: do they fit, and what the student takes over from the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from litfast.models._modes import evaluating
+from litfast.models.sectioned import SectionedModel
+
+SHOWN = 3  # differing keys that an error spells out
+
+
+@torch.no_grad()
+def check_pair(teacher: SectionedModel, student: SectionedModel, images: Tensor) -> None:
+    """Run both on one batch and compare the stem output, every section output and the number of classes.
+
+    Both run in eval mode, so no batch-norm statistic moves; the modes are restored.
+
+    Args:
+        images: a batch in the models' dtype and on their device, [B, C, H, W]; one image is enough.
+
+    Raises:
+        ValueError: the numbers of sections, an IR's shape or the classes disagree.
+    """
+    if len(teacher.names) != len(student.names):
+        raise ValueError(
+            f"check_pair: student must have the teacher's {len(teacher.names)} sections, "
+            f"got {len(student.names)} ({', '.join(student.names)}); name as many submodules in sectioned()"
+        )
+    with evaluating(teacher, student):
+        taught, teacher_logits = teacher.observe(images)
+        learned, student_logits = student.observe(images)
+    places = ["stem", *(f"section {name!r}" for name in student.names)]
+    for place, ir, goal in zip(places, learned, taught, strict=True):
+        if ir.shape != goal.shape:
+            raise ValueError(
+                f"check_pair: student {place} must match the teacher's output {list(goal.shape)}, "
+                f"got {list(ir.shape)}; add an adapter or choose equal widths"
+            )
+    if student_logits.shape[-1] != teacher_logits.shape[-1]:
+        raise ValueError(
+            f"check_pair: student must have the teacher's {teacher_logits.shape[-1]} classes, "
+            f"got {student_logits.shape[-1]}; create both with the same classes"
+        )
+
+
+def copy_ends(teacher: SectionedModel, student: SectionedModel) -> None:
+    """Copy the stem's and the head's weights and buffers from teacher to student, bit for bit.
+
+    Raises:
+        ValueError: the parts have different keys or shapes.
+    """
+    teacher_state, student_state = teacher.state_dict(), student.state_dict()
+    parts = {"stem": (teacher.stem, student.stem), "head": (teacher.head, student.head)}
+    for name, (taught, learned) in parts.items():
+        source = {key: teacher_state[key] for key in taught.state_keys}
+        goal = {key: student_state[key] for key in learned.state_keys}
+        _copy(source, goal, f"copy_ends: student {name}", "give both models the same stem and head")
+
+
+def copy_blocks(teacher: SectionedModel, student: SectionedModel) -> dict[str, list[int]]:
+    """Copy evenly spaced blocks of each teacher section into the student's: LIT's start from the teacher.
+
+    The blocks are the children of a section's nn.Sequential. Of T teacher blocks the student's S get those
+    at round(linspace(0, T - 1, S)): the first, strided one stays first, and 9 -> 3 takes 0, 4, 8.
+
+    Returns:
+        The teacher block behind each student block, by the student's section name.
+
+    Raises:
+        ValueError: a section is no nn.Sequential, or has more blocks, other keys or other shapes than the
+            teacher's.
+    """
+    chosen = {}
+    for teacher_name, student_name in zip(teacher.names, student.names, strict=True):
+        source, goal = _blocks(teacher, teacher_name), _blocks(student, student_name)
+        if len(goal) > len(source):
+            raise ValueError(
+                f"copy_blocks: student section {student_name!r} must have at most the teacher's "
+                f"{len(source)} blocks, got {len(goal)}; start from random weights instead"
+            )
+        chosen[student_name] = _evenly_spaced(len(source), len(goal))
+        for place, index in enumerate(chosen[student_name]):
+            who = f"copy_blocks: student block {student_name}.{place}"
+            taught, learned = source[index].state_dict(), goal[place].state_dict()
+            _copy(taught, learned, who, "choose equal widths and shortcuts")
+    return chosen
+
+
+def _evenly_spaced(total: int, count: int) -> list[int]:
+    return [round(place * (total - 1) / max(count - 1, 1)) for place in range(count)]
+
+
+def _blocks(model: SectionedModel, name: str) -> nn.Sequential:
+    section = model.model.get_submodule(name)
+    if not isinstance(section, nn.Sequential):
+        kind = type(section).__name__
+        raise ValueError(f"copy_blocks: section {name!r} must be an nn.Sequential of blocks, got {kind}")
+    return section
+
+
+@torch.no_grad()
+def _copy(source: Mapping[str, Tensor], goal: Mapping[str, Tensor], who: str, remedy: str) -> None:
+    pairs = {key: (source.get(key), goal.get(key)) for key in dict.fromkeys([*source, *goal])}
+    differing = [
+        f"{key} {_shape(found)} for {_shape(wanted)}"
+        for key, (wanted, found) in pairs.items()
+        if wanted is None or found is None or wanted.shape != found.shape
+    ]
+    if differing:
+        more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+        shown = ", ".join(differing[:SHOWN]) + more
+        raise ValueError(f"{who} must have the teacher's keys and shapes, got {shown}; {remedy}")
+    for key, value in source.items():
+        goal[key].copy_(value)
+
+
+def _shape(value: Tensor | None) -> str:
+    return "none" if value is None else str(list(value.shape))

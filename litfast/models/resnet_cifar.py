@@ -1,0 +1,105 @@
+"""The CIFAR ResNets of He et al., with the parameter names of the published checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WIDTHS = (16, 32, 64)
+
+
+class PadShortcut(nn.Module):
+    """Option A: every second pixel, and zero channels padded half on each side; no parameters."""
+
+    def __init__(self, extra_channels: int) -> None:
+        super().__init__()
+        self.extra_channels = extra_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.extra_channels // 2
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, self.extra_channels - before))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))."""
+
+    def __init__(self, channels_in: int, channels: int, *, stride: int, option: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut = _shortcut(channels_in, channels, stride, option)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + self.shortcut(x))
+
+
+class ResNetCIFAR(nn.Module):
+    """ResNet for small images: a 3x3 stem, three sections of `blocks`, global average pool, linear.
+
+    Parameters are named as in the published CIFAR-10 checkpoints (akamaster/pytorch_resnet_cifar10):
+    `conv1, bn1, layer1..3.N.conv1/bn1/conv2/bn2, linear`; option B adds `layerK.0.shortcut.0/1`.
+
+    Args:
+        blocks: residual blocks in each of the three sections; (n, n, n) is ResNet-(6n+2).
+        classes: width of the output, K.
+        channels: channels of the input, 1 or 3.
+        option: shortcut where the width changes: "A" pads with zeros, "B" is a 1x1 convolution.
+
+    Raises:
+        ValueError: a count below 1, or an option or channel count that is not offered.
+
+    Source: He et al., Deep Residual Learning (2016), section 4.2; option A is the paper's choice.
+    """
+
+    def __init__(
+        self, blocks: Sequence[int], *, classes: int = 10, channels: int = 3, option: str = "A"
+    ) -> None:
+        super().__init__()
+        _check(blocks, classes, channels, option)
+        self.conv1 = nn.Conv2d(channels, WIDTHS[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        self.layer1 = _section(WIDTHS[0], WIDTHS[0], blocks[0], stride=1, option=option)
+        self.layer2 = _section(WIDTHS[0], WIDTHS[1], blocks[1], stride=2, option=option)
+        self.layer3 = _section(WIDTHS[1], WIDTHS[2], blocks[2], stride=2, option=option)
+        self.linear = nn.Linear(WIDTHS[2], classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W] -> [B, K]
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
+
+
+def _section(channels_in: int, channels: int, blocks: int, *, stride: int, option: str) -> nn.Sequential:
+    first = BasicBlock(channels_in, channels, stride=stride, option=option)
+    rest = (BasicBlock(channels, channels, stride=1, option=option) for _ in range(blocks - 1))
+    return nn.Sequential(first, *rest)
+
+
+def _shortcut(channels_in: int, channels: int, stride: int, option: str) -> nn.Module:
+    if stride == 1 and channels_in == channels:
+        return nn.Identity()
+    if option == "A":
+        return PadShortcut(channels - channels_in)
+    convolution = nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels))
+
+
+def _check(blocks: Sequence[int], classes: int, channels: int, option: str) -> None:
+    if len(blocks) != 3 or min(blocks) < 1:
+        raise ValueError(f"ResNetCIFAR: blocks must be three counts of at least 1, got {list(blocks)}")
+    if classes < 1:
+        raise ValueError(f"ResNetCIFAR: classes must be at least 1, got {classes}")
+    if channels not in (1, 3):
+        raise ValueError(f"ResNetCIFAR: channels must be 1 or 3, got {channels}")
+    if option not in ("A", "B"):
+        raise ValueError(f"ResNetCIFAR: option must be 'A' or 'B', got {option!r}")

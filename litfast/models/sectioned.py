@@ -1,0 +1,101 @@
+"""Any torch model as stem, sections and head, split by submodule names, without hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from litfast.models._split import Part, split
+
+
+class SectionedModel(nn.Module):
+    """A model and the parts of its forward pass: stem -> sections[0] -> ... -> sections[S-1] -> head.
+
+    The stem is everything before the first named submodule; section i ends with the output of names[i-1] and
+    begins where the one before it ended, so what lies between two named submodules belongs to the later one;
+    the head is the rest. The parts read the submodules of `model`: they own nothing, `model` is the only
+    child, and weights, moves and copies of this module are those of `model`, keys included.
+
+    Attributes:
+        model: the model as it came, with its own keys.
+        names: the submodules that end the sections.
+        stem, sections, head: the parts, callable modules over the very parameters and buffers of `model`.
+        spec: how `create` made it, or None; JSON-able, and `create(**spec)` makes it again.
+    """
+
+    stem: Part
+    sections: tuple[Part, ...]
+    head: Part
+
+    def __init__(self, model: nn.Module, names: Sequence[str], *, spec: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.names = tuple(names)
+        self.spec = spec
+        self.training = model.training
+        self._cut()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return logits
+
+    def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The intermediate representations and the logits of one pass.
+
+        Args:
+            x: a batch of inputs, [B, ...].
+
+        Returns:
+            irs: S + 1 tensors; irs[0] is the stem's output, irs[i] = sections[i-1](irs[i-1]).
+            logits: [B, K], head(irs[S]).
+        """
+        irs = [self.stem(x)]
+        for section in self.sections:
+            irs.append(section(irs[-1]))
+        return irs, self.head(irs[-1])
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        result = self.model.load_state_dict(state_dict, strict=strict, assign=assign)
+        if assign:  # new parameter objects: the parts must list them
+            self._cut()
+        return result
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # as a child of another module: torch would look for `model.` in the keys that state_dict leaves plain
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            state_dict[f"{prefix}model.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _cut(self) -> None:
+        stem, *sections, head = split(self.model, self.names)
+        # past nn.Module's own __setattr__, which would register them and double every key
+        self.__dict__.update(stem=stem, sections=tuple(sections), head=head)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("stem", "sections", "head")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._cut()
+
+
+def sectioned(model: nn.Module, names: Sequence[str]) -> SectionedModel:
+    """Split any torch model at the named submodules: `sectioned(net, ["layer1", "layer2", "layer3"])`.
+
+    Only the code outside the named submodules is traced (torch.fx), so anything may happen inside a section.
+
+    Args:
+        model: takes one tensor, returns logits [B, K].
+        names: submodules in the order of the forward pass; each ends one section.
+
+    Raises:
+        ValueError: a name that is no submodule, or a forward pass that does not run through them in a line.
+    """
+    return SectionedModel(model, names)

@@ -1,0 +1,82 @@
+"""Checks that several ops share. Shapes, dtypes and host numbers only: no check reads a device value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .reference import Coefficient
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_choice(who: str, what: str, value: str, known: Sequence[str]) -> None:
+    """Raises ValueError unless `value` is one of `known`."""
+    if value not in known:
+        raise ValueError(f"{who}: {what} must be one of {', '.join(known)}, got {value!r}")
+
+
+def check_fraction(who: str, what: str, value: Coefficient) -> None:
+    """Raises ValueError unless `value` lies in [0, 1]; a tensor is only checked for its shape."""
+    if not _is_scalar_tensor(who, what, value) and not 0 <= value <= 1:
+        raise ValueError(f"{who}: {what} must lie in [0, 1], got {value}")
+
+
+def check_tau(who: str, tau: Coefficient) -> None:
+    """Raises ValueError unless `tau` is positive and finite; a tensor is only checked for its shape."""
+    if not _is_scalar_tensor(who, "tau", tau) and not 0 < tau < math.inf:
+        raise ValueError(f"{who}: tau must be positive and finite, got {tau}")
+
+
+def check_scale(who: str, scale: Coefficient) -> None:
+    """Raises ValueError unless `scale` is a number or a 0-d tensor."""
+    _is_scalar_tensor(who, "scale", scale)
+
+
+def _is_scalar_tensor(who: str, what: str, value: Coefficient) -> bool:
+    if isinstance(value, Tensor):
+        if value.ndim or not value.is_floating_point():
+            shape = f"{value.dtype} {list(value.shape)}"
+            raise ValueError(f"{who}: {what} must be a number or a 0-d float tensor, got {shape}")
+        return True
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{who}: {what} must be a number or a 0-d float tensor, got {type(value).__name__}")
+    return False
+
+
+def check_float(who: str, what: str, tensor: Tensor) -> None:
+    """Raises TypeError unless `tensor` is a tensor of a dtype that the losses take."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{who}: {what} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in DTYPES:
+        raise TypeError(f"{who}: {what} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
+
+
+def check_pair(who: str, names: tuple[str, str], student: Tensor, teacher: Tensor, remedy: str) -> None:
+    """Raises unless teacher and student are float tensors of one shape on one device."""
+    ours, theirs = names
+    check_float(who, ours, student)
+    check_float(who, theirs, teacher)
+    if student.shape != teacher.shape:
+        want, got = list(teacher.shape), list(student.shape)
+        raise ValueError(f"{who}: {ours} must match {theirs} {want}, got {got}; {remedy}")
+    if student.device != teacher.device:
+        raise ValueError(f"{who}: {ours} must be on {theirs}'s device {teacher.device}, got {student.device}")
+
+
+def target_error(who: str, value: int, classes: int, ignore_index: int) -> ValueError:
+    """The error for a target that is neither a class nor ignored."""
+    rule = f"lie in [0, {classes}) or equal ignore_index {ignore_index}"
+    return ValueError(f"{who}: target must {rule}, got {value}")
+
+
+def check_target_range(who: str, target: Tensor | None, classes: int, ignore_index: int) -> None:
+    """Raises ValueError for a target out of range, where that can be read without waiting for a device."""
+    if target is None or target.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    bad = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
+    if bad.numel():
+        raise target_error(who, int(bad[0]), classes, ignore_index)

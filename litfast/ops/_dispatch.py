@@ -1,0 +1,74 @@
+"""Which backend serves a call: the one that is named, or with "auto" the first that can.
+
+The reference serves whatever no fused backend can. A new backend is a `Backend` that `litfast.ops` registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..registry import Registry, unknown
+from .reference import Coefficient
+
+
+class Call(NamedTuple):
+    """What a backend may look at to say why it cannot serve a call."""
+
+    who: str  # the public function
+    students: tuple[Tensor, ...]
+    teachers: tuple[Tensor, ...]  # pairwise the students' shapes and devices
+    coefficients: tuple[Coefficient, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """One fused implementation of the ops."""
+
+    name: str
+    missing: Callable[[], str | None]  # why it cannot run in this installation at all
+    why_not: Callable[[Call], str | None]  # why it cannot serve this call, given that it runs
+    ops: Mapping[str, Callable[..., Any]]  # kd, ir, lit: the schemas of _library.py
+
+
+_BACKENDS: Registry[Backend] = Registry("backend")
+
+
+def register(backend: Backend) -> None:
+    """Adds a fused backend; "auto" tries them in the order of registration."""
+    _BACKENDS[backend.name] = backend
+
+
+def choose(backend: str, call: Call) -> Backend | None:
+    """The fused backend that serves `call`, or None for the reference.
+
+    Raises:
+        ValueError: the name is unknown, or the named backend cannot serve this call.
+        RuntimeError: the named backend cannot run in this installation.
+    """
+    if backend == "reference":
+        return None
+    if backend == "auto":
+        # When the surroundings are being compiled, plain torch lets the compiler fuse the loss into them.
+        if torch.compiler.is_compiling():
+            return None
+        able = (b for b in _BACKENDS.values() if b.missing() is None and b.why_not(call) is None)
+        return next(able, None)
+    if backend not in _BACKENDS:
+        raise ValueError(f"{call.who}: {unknown('backend', backend, ['auto', 'reference', *_BACKENDS])}")
+    chosen = _BACKENDS[backend]
+    if missing := chosen.missing():
+        raise RuntimeError(f"{call.who}: backend {backend!r} must be installed, got {missing}")
+    if reason := chosen.why_not(call):
+        rule = f"backend {backend!r} must be able to serve the call, got {reason}"
+        raise ValueError(f'{call.who}: {rule}; use backend="reference"')
+    return chosen
+
+
+def backends() -> list[tuple[str, str | None]]:
+    """Every backend in the order that "auto" tries them, each with why it cannot run here (None: it can)."""
+    return [*((backend.name, backend.missing()) for backend in _BACKENDS.values()), ("reference", None)]

@@ -1,0 +1,122 @@
+"""`kd_loss`: knowledge distillation on logits, hard and soft term."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._autograd import fused
+from ._checks import check_choice, check_fraction, check_pair, check_scale, check_target_range, check_tau
+from ._dispatch import Call, choose
+from .reference import Coefficient
+
+SOFT = ("ce", "kl")
+REDUCTIONS = ("mean", "sum", "none")
+CONVENTIONS = ("lit",)
+
+
+def kd_loss(
+    student_logits: Tensor,  # [..., K]
+    teacher_logits: Tensor,  # [..., K]
+    target: Tensor | None = None,  # [...] int64
+    *,
+    tau: Coefficient,
+    alpha: Coefficient,
+    soft: str = "ce",
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    convention: str = "lit",
+    scale: Coefficient = 1.0,
+    backend: str = "auto",
+) -> Tensor:
+    """Knowledge distillation between two sets of logits.
+
+        row  = alpha * CE(target, p_S(1)) + (1 - alpha) * tau^2 * CE(p_T(tau), p_S(tau))
+        loss = scale * mean_rows(row),   p(tau) = softmax(logits / tau)
+
+    alpha weights the HARD term (other papers flip it). A row whose target is `ignore_index` counts in neither
+    term, gets gradient 0 and is no part of the mean; without a valid row the loss is 0.
+
+    Args:
+        student_logits: [..., K], float32, float64, bfloat16 or float16.
+        teacher_logits: [..., K], any of these dtypes; served without gradient unless backend="reference".
+        target: [...] int64 classes; may be None when alpha is the number 0. Checked for its range on the CPU.
+        tau: temperature, a positive number or a 0-d tensor. Tensors are not read, so not checked.
+        alpha: weight of the hard term in [0, 1], a number or a 0-d tensor.
+        soft: "ce", or "kl", which subtracts the teacher's entropy: another value, the same gradient.
+        label_smoothing: share of the hard target that is spread over all K classes.
+        ignore_index: the target that masks a row.
+        reduction: "mean" over the valid rows, "sum", or "none" for a loss of shape [...].
+        convention: "lit", the formula above.
+        scale: multiplies the loss; costs nothing here, unlike a factor outside.
+        backend: "auto", or one of `litfast.ops.backends()`.
+
+    Returns:
+        [] (or [...] for reduction="none"), fp64 when an input is fp64, fp32 otherwise.
+
+    Raises:
+        ValueError, TypeError: a shape, dtype, device, option or target is not as above.
+        RuntimeError: the named backend is not installed, or a fused backend is differentiated twice.
+
+    Source: Hinton et al. 2015; Koratana et al., ICML 2019, section 3.
+    """
+    check_choice("kd_loss", "convention", convention, CONVENTIONS)
+    check_choice("kd_loss", "reduction", reduction, REDUCTIONS)
+    check_scale("kd_loss", scale)
+    check_logits("kd_loss", student_logits, teacher_logits, target, tau, alpha, soft, label_smoothing)
+    served_by = choose(backend, Call("kd_loss", (student_logits,), (teacher_logits,), (tau, alpha, scale)))
+    if served_by:
+        args = (student_logits, teacher_logits, target, soft, label_smoothing, ignore_index, reduction)
+        return fused("kd_loss", served_by.ops["kd"], [student_logits], args, (tau, alpha, scale))[0]
+    check_target_range("kd_loss", target, student_logits.shape[-1], ignore_index)
+    return reference.kd_loss(
+        student_logits,
+        teacher_logits,
+        target,
+        tau=tau,
+        alpha=alpha,
+        soft=soft,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        scale=scale,
+    )
+
+
+def check_logits(
+    who: str,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor | None,
+    tau: Coefficient,
+    alpha: Coefficient,
+    soft: str,
+    label_smoothing: float,
+) -> None:
+    """Raises ValueError or TypeError for what `kd_loss` and `lit_loss` refuse about logits."""
+    check_choice(who, "soft", soft, SOFT)
+    check_tau(who, tau)
+    check_fraction(who, "alpha", alpha)
+    check_fraction(who, "label_smoothing", label_smoothing)
+    names = ("student_logits", "teacher_logits")
+    check_pair(who, names, student_logits, teacher_logits, "teacher and student need the same classes")
+    if student_logits.ndim < 2 or not student_logits.shape[-1]:
+        raise ValueError(
+            f"{who}: student_logits must be [..., K] with K > 0, got {list(student_logits.shape)}"
+        )
+    if target is not None:
+        _check_target(who, target, student_logits)
+    elif isinstance(alpha, Tensor) or alpha != 0:
+        raise ValueError(f"{who}: target must be given unless alpha is the number 0, got alpha {alpha}")
+
+
+def _check_target(who: str, target: Tensor, logits: Tensor) -> None:
+    if target.dtype != torch.int64:
+        raise TypeError(f"{who}: target must be int64 class indices, got {target.dtype}")
+    if target.shape != logits.shape[:-1]:
+        want, got = list(logits.shape[:-1]), list(target.shape)
+        raise ValueError(f"{who}: target must have the logits' leading shape {want}, got {got}")
+    if target.device != logits.device:
+        raise ValueError(f"{who}: target must be on the logits' device {logits.device}, got {target.device}")

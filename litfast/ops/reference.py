@@ -1,0 +1,174 @@
+"""The definition of every loss, in plain torch on one page: differentiable twice, any float dtype.
+
+Half precision is computed in fp32, fp64 in fp64. The teacher may require grad here. Nothing is checked: the
+public functions of kd.py, ir.py and lit.py do that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Coefficient = float | Tensor  # a number, or a 0-d tensor on the device (a schedule inside a captured graph)
+
+
+class LITLoss(NamedTuple):
+    """What `lit_loss` returns; only `total` carries gradient. fp64 for fp64 inputs, fp32 otherwise."""
+
+    total: Tensor  # [] scale * (beta * KD + (1 - beta) * sum_i weights_i * ir_i)
+    ir: Tensor  # [S] mean penalty of each section, unweighted
+    soft: Tensor  # [] mean over valid rows, with tau^2, without alpha and beta
+    hard: Tensor  # [] mean over valid rows; 0 without a target
+    correct: Tensor  # [] int64, top-1 hits on the valid rows; 0 without a target
+
+
+class KDRows(NamedTuple):
+    """The two terms of knowledge distillation, one number a row; rows that are ignored hold 0."""
+
+    soft: Tensor  # [...] with tau^2
+    hard: Tensor  # [...]
+    valid: Tensor  # [...] bool
+
+
+_PENALTIES = {"l2": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
+
+
+def kd_loss(
+    student_logits: Tensor,  # [..., K]
+    teacher_logits: Tensor,  # [..., K]
+    target: Tensor | None = None,  # [...] int64
+    *,
+    tau: Coefficient,
+    alpha: Coefficient,
+    soft: str = "ce",
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    scale: Coefficient = 1.0,
+) -> Tensor:
+    """alpha * CE(target, p_S) + (1 - alpha) * tau^2 * CE(p_T(tau), p_S(tau)), reduced over the valid rows."""
+    rows = kd_rows(student_logits, teacher_logits, target, tau, soft, label_smoothing, ignore_index)
+    loss = scale * (alpha * rows.hard + (1 - alpha) * rows.soft)
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else _mean(loss, rows.valid)
+
+
+def kd_rows(
+    student_logits: Tensor,  # [..., K]
+    teacher_logits: Tensor,  # [..., K]
+    target: Tensor | None,  # [...] int64
+    tau: Coefficient,
+    soft: str,
+    label_smoothing: float,
+    ignore_index: int,
+) -> KDRows:
+    """Soft term `tau^2 CE(p_T(tau), p_S(tau))` (or KL) and hard term `CE(target, p_S)` of each row."""
+    dtype = _maths_dtype(student_logits, teacher_logits)
+    z_s, z_t = student_logits.to(dtype), teacher_logits.to(dtype)
+    if target is None:
+        valid = torch.ones_like(z_s[..., 0], dtype=torch.bool)
+        hard = torch.zeros_like(z_s[..., 0])
+    else:
+        valid = target != ignore_index
+        # Filled before any arithmetic: an ignored row gives exactly 0 and gradient 0 even when it holds NaN.
+        ignored = ~valid.unsqueeze(-1)
+        z_s, z_t = z_s.masked_fill(ignored, 0), z_t.masked_fill(ignored, 0)
+        hard = F.cross_entropy(
+            z_s.flatten(0, -2),
+            target.flatten(),
+            reduction="none",
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+        ).view_as(target)
+    log_p, log_q = F.log_softmax(z_s / tau, -1), F.log_softmax(z_t / tau, -1)
+    gap = log_q - log_p if soft == "kl" else -log_p
+    soft_rows = tau**2 * (log_q.exp() * gap).sum(-1)
+    return KDRows(soft_rows.masked_fill(~valid, 0), hard, valid)
+
+
+def ir_loss(
+    student_irs: Sequence[Tensor],  # S of any shape
+    teacher_irs: Sequence[Tensor],  # S, pairwise the student's shapes
+    *,
+    penalty: str = "l2",
+    weights: Sequence[float] | None = None,
+    scale: Coefficient = 1.0,
+) -> Tensor:
+    """scale * sum_i weights_i * mean(penalty(student_i - teacher_i))."""
+    return scale * _weighted(ir_terms(student_irs, teacher_irs, penalty), weights)
+
+
+def ir_terms(student_irs: Sequence[Tensor], teacher_irs: Sequence[Tensor], penalty: str) -> Tensor:
+    """[S], the mean penalty of each section; 0 for a section without elements."""
+    dtype = _maths_dtype(*student_irs, *teacher_irs)
+    return torch.stack(
+        [
+            (_PENALTIES[penalty](_wide(s, t), _wide(t, s), reduction="sum") / max(s.numel(), 1)).to(dtype)
+            for s, t in zip(student_irs, teacher_irs, strict=True)
+        ]
+    )
+
+
+def lit_loss(
+    student_irs: Sequence[Tensor],  # S of any shape
+    teacher_irs: Sequence[Tensor],  # S, pairwise the student's shapes
+    student_logits: Tensor,  # [..., K]
+    teacher_logits: Tensor,  # [..., K]
+    target: Tensor | None = None,  # [...] int64
+    *,
+    alpha: Coefficient,
+    beta: Coefficient,
+    tau: Coefficient,
+    penalty: str = "l2",
+    weights: Sequence[float] | None = None,
+    soft: str = "ce",
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    scale: Coefficient = 1.0,
+) -> LITLoss:
+    """scale * (beta * KD + (1 - beta) * sum_i weights_i * mean(penalty(student_i - teacher_i)))."""
+    dtype = _maths_dtype(*student_irs, *teacher_irs, student_logits, teacher_logits)
+    ir = (
+        ir_terms(student_irs, teacher_irs, penalty).to(dtype)
+        if student_irs
+        else student_logits.new_zeros(0, dtype=dtype)
+    )
+    rows = kd_rows(student_logits, teacher_logits, target, tau, soft, label_smoothing, ignore_index)
+    soft_term, hard_term = (_mean(row, rows.valid).to(dtype) for row in (rows.soft, rows.hard))
+    kd = alpha * hard_term + (1 - alpha) * soft_term
+    total = scale * (beta * kd + (1 - beta) * _weighted(ir, weights))
+    correct = _correct(student_logits, target, rows.valid)
+    return LITLoss(total, ir.detach(), soft_term.detach(), hard_term.detach(), correct)
+
+
+def _maths_dtype(*tensors: Tensor) -> torch.dtype:
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def _wide(tensor: Tensor, other: Tensor) -> Tensor:
+    return tensor.to(_maths_dtype(tensor, other))
+
+
+def _mean(rows: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the valid rows, 0 when there is none."""
+    return rows.sum() / valid.sum().clamp(min=1)
+
+
+def _weighted(ir: Tensor, weights: Sequence[float] | None) -> Tensor:
+    """sum_i weights_i ir_i, without a host-to-device copy of the weights."""
+    return (
+        ir.sum()
+        if weights is None
+        else torch.stack([w * term for w, term in zip(weights, ir, strict=True)]).sum()
+    )
+
+
+def _correct(student_logits: Tensor, target: Tensor | None, valid: Tensor) -> Tensor:
+    if target is None or not student_logits.numel():
+        return torch.zeros((), dtype=torch.int64, device=student_logits.device)
+    return ((student_logits.argmax(-1) == target) & valid).sum()

@@ -1,0 +1,157 @@
+"""The words that a method says and the engine hears: Schedule, Branch, Phase."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+SCHEDULES = ("constant", "steps", "cosine", "linear")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """How long and how fast a branch trains, in words; the engine makes the optimizer.
+
+    The learning rate at training progress t (epochs, fractional) of E epochs is `lr` times
+
+        constant  1
+        steps     gamma ** (number of milestones <= floor(t))
+        cosine    (1 + cos(pi t / E)) / 2
+        linear    1 - t / E
+
+    and during the first `warmup` epochs `lr * warmup_factor` (ResNet-110: lr .01 in the first epoch).
+
+    Args:
+        epochs: passes over the training samples; 0 skips the training of the phase.
+        lr: peak learning rate.
+        optimizer: sgd (with `momentum`), adam, adamw (with `betas`) or rmsprop.
+        milestones: whole epochs at which `steps` multiplies the learning rate by `gamma`.
+    """
+
+    epochs: int
+    lr: float
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-4
+    schedule: str = "constant"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    warmup: int = 0
+    warmup_factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        if self.epochs < 0:
+            raise ValueError(f"Schedule: epochs must be 0 or more, got {self.epochs}")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"Schedule: lr must be positive and finite, got {self.lr}")
+        if bool(self.milestones) != (self.schedule == "steps"):
+            raise ValueError(
+                "Schedule: milestones must be given with schedule 'steps' and only there, "
+                f"got schedule {self.schedule!r} and milestones {list(self.milestones)}"
+            )
+
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"Schedule: milestones must ascend, got {list(self.milestones)}")
+
+    def lr_at(self, progress: float) -> float:
+        """The learning rate at `progress` epochs."""
+        if progress < self.warmup:
+            return self.lr * self.warmup_factor
+        fraction = progress / max(self.epochs, 1)
+        match self.schedule:
+            case "steps":
+                return self.lr * self.gamma ** bisect_right(self.milestones, int(progress))
+            case "cosine":
+                return self.lr * 0.5 * (1 + math.cos(math.pi * fraction))
+            case "linear":
+                return self.lr * (1 - fraction)
+        return self.lr
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"Schedule: {what} must be one of {', '.join(known)}, got {value!r}")
+
+
+# A loss reads what was observed and answers named 0-d tensors: "loss" carries the gradient, all others are
+# detached metrics; none of them ever leaves the device here.
+Losses = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Branch:
+    """Parameters that train by one loss. Branches that name no `after` own disjoint parameters.
+
+    Args:
+        name: unique within the phase.
+        params: what this branch alone updates.
+        loss: observation -> Losses.
+        schedule: optimizer and learning rate in words.
+        every: train at every n-th step only (a GAN's generator: 5).
+        after: names of branches that must have been updated before this one's loss is computed.
+        state: module whose buffers travel with the branch in checkpoints (an LSTM's hidden state).
+    """
+
+    name: str
+    params: tuple[nn.Parameter, ...]
+    loss: Callable[[Any], Losses]
+    schedule: Schedule
+    every: int = 1
+    after: tuple[str, ...] = ()
+    state: nn.Module | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """One stretch of training.
+
+    Args:
+        name: as in the recipe's table.
+        model: what trains, is evaluated and checkpointed. Only the branches' parameters get a gradient.
+        observe: batch -> observation, run without gradient (the teacher's forward).
+        branches: what trains; all schedules of a phase have the same number of epochs.
+        trains: modules put into train mode; the rest of `model` stays in eval mode.
+        frozen: modules that `observe` uses (the teacher): eval mode, no gradient, never changed.
+    """
+
+    name: str
+    model: nn.Module
+    observe: Callable[[Any], Any]
+    branches: tuple[Branch, ...]
+    trains: tuple[nn.Module, ...]
+    frozen: tuple[nn.Module, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [branch.name for branch in self.branches]
+        assert names and len(set(names)) == len(names), f"phase {self.name}: branch names {names}"
+        assert len({branch.schedule.epochs for branch in self.branches}) == 1, f"phase {self.name}: epochs differ"
+        for place, branch in enumerate(self.branches):
+            assert set(branch.after) <= set(names[:place]), f"phase {self.name}: {branch.name} after {branch.after}"
+        _check_disjoint(self)
+
+    @property
+    def epochs(self) -> int:
+        return self.branches[0].schedule.epochs
+
+
+def _check_disjoint(phase: Phase) -> None:
+    owner: dict[int, str] = {}
+    for branch in phase.branches:
+        if not branch.params:
+            raise ValueError(f"phase {phase.name!r}: branch {branch.name!r} must own at least one parameter, got none")
+        for parameter in branch.params:
+            other = owner.setdefault(id(parameter), branch.name)
+            if other != branch.name and other not in branch.after:
+                raise ValueError(
+                    f"phase {phase.name!r}: branches {other!r} and {branch.name!r} must own disjoint parameters, "
+                    f"got a shared one of shape {list(parameter.shape)}"
+                )

@@ -1,0 +1,108 @@
+"""Small contenders that say when they run, and a document that no clock decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from litfast.bench import machine
+
+
+class Spy(nn.Module):
+    """A linear classifier on flat images that notes its name at every call."""
+
+    def __init__(self, name: str, calls: list[str]) -> None:
+        super().__init__()
+        self.name = name
+        self.calls = calls
+        self.linear = nn.Linear(3 * 5 * 5, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls.append(self.name)
+        return self.linear(images.flatten(1))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Spy:  # measured on copies: they report to the same list
+        other = Spy(self.name, self.calls)
+        other.linear.load_state_dict(self.linear.state_dict())
+        return other.train(self.training)
+
+
+def convnet(width: int, blocks: int = 1) -> nn.Sequential:
+    torch.manual_seed(width)
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
+    for _ in range(blocks):
+        layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
+
+
+@pytest.fixture
+def calls() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def contenders(calls: list[str]) -> dict[str, nn.Module]:
+    return {"a": Spy("a", calls), "b": Spy("b", calls)}
+
+
+def row(
+    contender: str, mode: str, batch: int, p50: float | None, reason: str | None = None
+) -> dict[str, Any]:
+    times = {key: None for key in ("p50_ms", "p90_ms", "p99_ms", "images_per_s")}
+    if p50 is not None:
+        times = {"p50_ms": p50, "p90_ms": 1.1 * p50, "p99_ms": 1.5 * p50, "images_per_s": 1000 * batch / p50}
+    head = {"contender": contender, "mode": mode, "precision": "fp32", "batch": batch, "reason": reason}
+    return {**head, **times}
+
+
+def ratio(mode: str, batch: int, speedup: float | None, tie: bool | None) -> dict[str, Any]:
+    near = {"p10": None, "p90": None} if speedup is None else {"p10": 0.9 * speedup, "p90": 1.1 * speedup}
+    head = {"baseline": "deep", "contender": "shallow", "mode": mode, "precision": "fp32", "batch": batch}
+    return {**head, "speedup": speedup, "tie": tie, **near}
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    """Two models, two batches: eager faster at 1 and a tie at 128, compile refused by the machine."""
+    absent = "No working C++ compiler found"
+    return {
+        "image_shape": [3, 32, 32],
+        "device": "cpu",
+        "threads": 2,
+        "models": [
+            {
+                "name": "deep",
+                "depth": 56,
+                "parameters": 853018,
+                "macs": 125_490_000,
+                "weights_bytes": 3_426_640,
+                "accuracy": 92.6,
+            },
+            {
+                "name": "shallow",
+                "depth": 20,
+                "parameters": 269722,
+                "macs": 40_550_000,
+                "weights_bytes": 1_084_752,
+                "accuracy": 90.35,
+            },
+        ],
+        "rows": [
+            row("deep", "eager", 1, 4.36),
+            row("shallow", "eager", 1, 1.59),
+            row("deep", "compile", 1, None, absent),
+            row("shallow", "compile", 1, None, absent),
+            row("deep", "eager", 128, 190.0),
+            row("shallow", "eager", 128, 189.0),
+        ],
+        "ratios": [
+            ratio("eager", 1, 2.74, False),
+            ratio("compile", 1, None, None),
+            ratio("eager", 128, 1.005, True),
+        ],
+        "checks": {},
+        "machine": machine.describe(),
+    }

@@ -1,0 +1,126 @@
+"""The tables and the picture say what was measured, and no more."""
+
+from __future__ import annotations
+
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from litfast.bench import picture, report
+
+from .conftest import row
+
+
+def printed(thing: Any, width: int = 120) -> str:
+    console = Console(width=width, file=StringIO())
+    with console.capture() as captured:
+        console.print(thing)
+    return captured.get()
+
+
+def line(text: str, *words: str) -> str:
+    (found,) = [line for line in text.splitlines() if all(word in line for word in words)]
+    return found
+
+
+def test_the_summary_sets_teacher_against_student(document: dict[str, Any]) -> None:
+    text = printed(report.summary(document), width=80)
+    for label, *values in [
+        ("depth", "56", "20", "2.80x"),
+        ("parameters", "853,018", "269,722", "3.16x"),
+        ("MACs an image", "125.49 M", "40.55 M", "3.09x"),
+        ("weights", "3.27 MiB", "1.03 MiB", "3.16x"),
+        ("accuracy", "92.60 %", "90.35 %", "-2.25 points"),
+        ("latency at batch 1,", "4.36", "1.59", "2.74x (2.47 to 3.01)"),
+    ]:
+        assert all(value in line(text, label) for value in values), label
+
+
+def test_a_tie_is_called_a_tie(document: dict[str, Any]) -> None:
+    for table in (report.summary(document), report.latencies(document)):
+        text = printed(table)
+        assert "tie (0.90 to 1.11)" in text
+        assert "1.00x" not in text and "1.01x" not in text
+
+
+def test_an_unknown_accuracy_is_left_open(document: dict[str, Any]) -> None:
+    document["models"][1]["accuracy"] = None
+    shown = line(printed(report.summary(document)), "accuracy")
+    assert "92.60 %" in shown and "points" not in shown
+    document["models"][0]["accuracy"] = None
+    assert "accuracy" not in printed(report.summary(document))
+
+
+def test_what_was_not_timed_has_a_dash_and_a_reason(document: dict[str, Any]) -> None:
+    table = printed(report.latencies(document))
+    assert line(table, "compile").count(" - ") == 4
+    assert report.notes(document) == [
+        "deep compile fp32 batch 1: no time: No working C++ compiler found",
+        "shallow compile fp32 batch 1: no time: No working C++ compiler found",
+    ]
+
+
+def test_everything_is_printed_to_the_given_console(document: dict[str, Any]) -> None:
+    file = StringIO()
+    report.show(document, Console(width=120, file=file))
+    text = file.getvalue()
+    assert "Teacher and student" in text and "Latency, ms" in text
+    assert line(text, "deep compile fp32").endswith("No working C++ compiler found")
+    assert f"2 threads, torch {document['machine']['torch']}" in text
+
+
+@pytest.mark.parametrize("accuracies", [True, False])
+def test_the_picture_is_a_png_with_something_in_it(
+    document: dict[str, Any], tmp_path: Path, accuracies: bool
+) -> None:
+    image = pytest.importorskip("matplotlib.image", reason="matplotlib is not installed")
+    for model in document["models"]:
+        model["accuracy"] = model["accuracy"] if accuracies else None
+    path = tmp_path / "new" / "latency.png"
+    picture.draw(document, path)
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    pixels = image.imread(path)
+    assert pixels.shape[0] > 300 and pixels.shape[1] > 800
+    for colour in picture.COLOURS[:2]:  # both models are there
+        wanted = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        assert (abs(pixels[..., :3] - wanted).max(-1) < 0.01).sum() > 50
+
+
+def test_a_sweep_of_batches_and_a_slow_spell_fit_into_the_picture(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    document["rows"] = [
+        row(name, mode, batch, float(batch))
+        for batch in (1, 2, 4, 8)
+        for mode in ("eager", "compile")
+        for name in ("deep", "shallow")
+    ]
+    document["rows"][0]["p90_ms"] = 1e4
+    document["models"][0]["accuracy"] = document["models"][1]["accuracy"] = None
+    picture.draw(document, tmp_path / "sweep.svg")
+    text = (tmp_path / "sweep.svg").read_text()
+    assert all(f"batch {batch}" in text for batch in (1, 2, 4, 8))
+    assert "p90 10,000" in text
+
+
+def test_nothing_measured_gives_no_picture(document: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    document["rows"] = [row("deep", "eager", 1, None, "no memory")]
+    with pytest.raises(ValueError, match="picture: rows must hold at least one measured latency, got none"):
+        picture.draw(document, tmp_path / "p.png")
+    assert not (tmp_path / "p.png").exists()
+
+
+def test_without_matplotlib_one_line_says_how_to_get_it(
+    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(
+        ModuleNotFoundError, match=r'matplotlib must be installed, got none; pip install "litfast\[bench\]"'
+    ):
+        picture.draw(document, tmp_path / "p.png")

@@ -1,0 +1,61 @@
+"""A recipe small enough to train in seconds, and a finished run of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from litfast.cli.main import app
+
+RECIPE = """
+[data]
+name = "synthetic"
+batch = 32
+[teacher]
+model = "resnet14"
+[teacher.train]
+epochs = 2
+lr = 0.05
+[student]
+model = "resnet8"
+init = "teacher"
+[method]
+name = "lit"
+beta = 0.0
+[sections]
+epochs = 2
+lr = 0.05
+[finetune]
+epochs = 1
+lr = 0.01
+[engine]
+precision = "fp32"
+threads = 1
+"""
+
+Litfast = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def litfast() -> Litfast:
+    """`litfast(*words)` runs a command in this process."""
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="session")
+def finished(recipe: Path, litfast: Litfast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    result = litfast("train", recipe, "--out", out)
+    assert result.exit_code == 0, result.output
+    return out

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from litfast import __version__
+
+Litfast = Callable[..., Result]
+
+
+def test_eval_of_a_run_repeats_its_reported_accuracy(finished: Path, litfast: Litfast) -> None:
+    found = json.loads(litfast("eval", finished, "--json").stdout)
+    reported = json.loads((finished / "results.json").read_text())["test_accuracy"]["student"]
+    assert found["accuracy"] == pytest.approx(reported) and found["samples"] == 64
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("model", "weights", "accuracy"),
+    [("resnet56", "resnet56-4bfd9763.th", 92.6), ("resnet20", "resnet20-12fca82f.th", 91.5)],
+)
+def test_published_checkpoints_reach_their_accuracy(
+    model: str, weights: str, accuracy: float, shared_data: Path, litfast: Litfast
+) -> None:
+    folder, file = shared_data / "cifar-10-batches-bin", shared_data / "checkpoints" / weights
+    result = litfast("eval", "--model", model, "--weights", file, "--data", "cifar10", "--root", folder, "--json")
+    assert json.loads(result.stdout)["accuracy"] == pytest.approx(accuracy, abs=0.2)
+
+
+def test_bench_of_a_run_measures_both_and_saves_what_it_found(finished: Path, litfast: Litfast, tmp_path: Path) -> None:
+    words = ["--batch", "1,4", "--mode", "eager", "--precision", "fp32", "--seconds", "0.02", "--out", tmp_path]
+    document = json.loads(litfast("bench", finished, *words, "--json").stdout)
+    assert [model["name"] for model in document["models"]] == ["teacher", "student"]
+    assert [model["depth"] for model in document["models"]] == [14, 8]
+    assert all(model["accuracy"] is not None for model in document["models"])
+    assert {ratio["batch"] for ratio in document["ratios"]} == {1, 4}
+    assert (tmp_path / "bench.json").exists() and (tmp_path / "bench.png").exists()
+    assert "speed-up" in litfast("bench", finished, *words).stdout
+
+
+def test_bench_of_two_names_needs_no_run(litfast: Litfast) -> None:
+    words = ["--teacher", "resnet14", "--student", "resnet8", "--image", "3x16x16", "--batch", "2", "--mode", "eager"]
+    result = litfast("bench", *words, "--precision", "fp32", "--seconds", "0.02", "--json")
+    assert [m["name"] for m in json.loads(result.stdout)["models"]] == ["resnet14", "resnet8"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["eval"], 2, "either a run folder or --model must be given"),
+        (["eval", "--model", "resnet20"], 2, "--model needs --weights FILE and --data NAME"),
+        (["eval", "nowhere"], 1, "nowhere must hold a run"),
+        (["bench"], 2, "either a run folder or --teacher and --student"),
+        (["bench", "--teacher", "resnet14", "--student", "resnet8", "--batch", "one"], 2, "--batch must be whole numbers"),
+        (["bench", "--teacher", "resnet14", "--student", "resnet9"], 1, "model must be one of"),
+        (["bench", "nowhere"], 1, "nowhere must hold a run"),
+    ],
+)
+def test_bad_words_get_one_clear_line(words: list[str], code: int, line: str, litfast: Litfast) -> None:
+    result = litfast(*words)
+    assert result.exit_code == code, result.output
+    assert line in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_info_names_what_there_is(litfast: Litfast) -> None:
+    document = json.loads(litfast("info", "--json").stdout)
+    assert document["litfast"] == __version__
+    assert "reference" in {backend["name"] for backend in document["backends"]}
+    assert "digits" in document["recipes"] and "resnet110" in document["models"] and "lit" in document["methods"]
+    assert "resnet110" in litfast("info").stdout
+
+
+def test_version_and_help_answer(litfast: Litfast) -> None:
+    assert litfast("--version").stdout.strip() == f"litfast {__version__}"
+    for command in ("train", "eval", "bench", "info"):
+        assert litfast(command, "--help").exit_code == 0

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import Result
+
+from litfast import config
+from litfast.models import create
+
+Litfast = Callable[..., Result]
+
+
+def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    promised = {"config.toml", "run.json", "metrics.jsonl", "tensorboard", "checkpoints", "student.safetensors"}
+    assert promised | {"model.json", "results.json", "README.md"} <= names
+    assert json.loads((finished / "run.json").read_text())["status"] == "finished"
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["phase"], row["epoch"]) for row in rows] == [
+        *[("teacher", 1), ("teacher", 2), ("sections", 1), ("sections", 2), ("finetune", 1)]
+    ]
+    assert {"layer1.ir", "layer2.ir", "layer3.ir", "images_per_s", "val_accuracy"} <= rows[2].keys()
+    assert {"student.soft", "student.hard", "student.accuracy"} <= rows[4].keys()
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_the_saved_student_loads_strictly_into_the_plain_model(finished: Path) -> None:
+    described = json.loads((finished / "model.json").read_text())
+    student = create(**described["model"])
+    weights = load_file(finished / "student.safetensors")
+    student.model.load_state_dict(weights)
+    assert set(weights) == set(student.model.state_dict())
+    assert not any("teacher" in key or key.startswith("model.") for key in weights)
+
+
+def test_the_resolved_config_has_no_auto_and_runs_again(finished: Path) -> None:
+    settings = config.load(str(finished / "config.toml"))
+    assert "auto" not in (settings.engine.device, settings.engine.precision, settings.engine.mode)
+    assert settings.engine.threads == 1
+
+
+def test_a_finished_run_is_not_overwritten_unless_asked(finished: Path, recipe: Path, litfast: Litfast) -> None:
+    before = (finished / "student.safetensors").read_bytes()
+    result = litfast("train", recipe, "--out", finished)
+    assert result.exit_code == 1 and "--overwrite" in result.stderr
+    assert (finished / "student.safetensors").read_bytes() == before
+
+
+def test_json_is_one_document_on_stdout(recipe: Path, litfast: Litfast, tmp_path: Path) -> None:
+    result = litfast("train", recipe, "--out", tmp_path / "run", "--json", "--set", "sections.epochs=1")
+    document = json.loads(result.stdout)
+    assert set(document["test_accuracy"]) == {"teacher", "student"}
+    assert document["phases"].keys() == {"teacher", "sections", "finetune"}
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(recipe: Path, litfast: Litfast, tmp_path: Path) -> None:
+    result = litfast("train", recipe, "--dry-run", "--json", "--out", tmp_path / "run")
+    document = json.loads(result.stdout)
+    assert [(b["phase"], b["branch"]) for b in document["branches"]] == [
+        ("teacher", "student"),
+        ("sections", "layer1"),
+        ("sections", "layer2"),
+        ("sections", "layer3"),
+        ("finetune", "student"),
+    ]
+    assert all(b["memory_bytes"] > b["activation_bytes"] > 0 for b in document["branches"])
+    assert not (tmp_path / "run").exists()
+    assert "sections" in litfast("train", recipe, "--dry-run").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["digitz"], 2, "did you mean 'digits'?"),
+        (["--set", "sections.epoch=3"], 2, "did you mean 'sections.epochs'?"),
+        (["--set", "method.tua=3"], 2, "did you mean 'tau'?"),
+        (["--set", "method.name=lot"], 2, "did you mean 'lit'?"),
+        (["--set", "sections.lr=fast"], 2, "sections.lr must be of type float, got 'fast'"),
+        (["--set", "sections.lr"], 2, "--set: must be written key=value"),
+        (["--set", "student.model=resnt20"], 1, "did you mean 'resnet20'?"),
+        (["--set", "data.name=cifra10"], 1, "did you mean 'cifar10'?"),
+        (["--set", "sections.schedule=cosin"], 2, "schedule must be one of constant, steps, cosine, linear"),
+        (["--set", "finetune=none"], 2, "recipe: finetune must be a table"),
+        (["--resume", "--overwrite"], 2, "--resume must come alone"),
+        (["--device", "cuda:7"], 2, "device must be one that this machine has"),
+    ],
+)
+def test_bad_words_get_one_clear_line(words: list[str], code: int, line: str, litfast: Litfast) -> None:
+    result = litfast("train", *words)
+    assert result.exit_code == code, result.output
+    assert line in result.stderr and result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_a_student_of_another_width_is_refused_before_training(recipe: Path, litfast: Litfast, tmp_path: Path) -> None:
+    result = litfast("train", recipe, "--set", "student.blocks=[1, 1]", "--out", tmp_path / "run")
+    assert result.exit_code == 1 and "blocks" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def _start(recipe: Path, out: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "litfast", "train", str(recipe), "--out", str(out), *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=out.parent)
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} never came"
+        time.sleep(0.01)
+
+
+LONG = ("--set", "sections.epochs=40", "--set", "teacher.train.epochs=1")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_checkpoints_says_how_to_go_on_and_resumes(
+    number: signal.Signals, code: int, recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = _start(recipe, out, *LONG)
+    _wait_for(out / "checkpoints" / "last.pt")
+    os.kill(process.pid, number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert f"litfast train --resume --out {out}" in stderr
+    assert (out / "checkpoints" / "last.pt").exists()
+    again = subprocess.run(
+        [sys.executable, "-m", "litfast", "train", "--resume", "--out", str(out)], capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("phase", ["sections", "finetune"])
+def test_a_killed_run_resumes_to_bit_equal_weights(phase: str, recipe: Path, tmp_path: Path) -> None:
+    words = ["--set", f"{phase}.epochs=12"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert _start(recipe, whole, *words).wait(timeout=120) == 0
+    process = _start(recipe, killed, *words)
+    _wait_for(killed / "checkpoints" / ("0-teacher.pt" if phase == "sections" else "1-sections.pt"))
+    _wait_for(killed / "checkpoints" / "last.pt")
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not (killed / "results.json").exists()
+    command = [sys.executable, "-m", "litfast", "train", "--resume", "--out", str(killed)]
+    subprocess.run(command, check=True, capture_output=True)
+    first, second = (load_file(run / "student.safetensors") for run in (whole, killed))
+    assert all(torch.equal(first[key], second[key]) for key in first)

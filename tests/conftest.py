@@ -1,0 +1,24 @@
+"""Fixtures and marks that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The development data's folder: LITFAST_SHARED_DATA, else ../shared/data beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("LITFAST_SHARED_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no development data in {folder}; LITFAST_SHARED_DATA names its folder")
+    return folder

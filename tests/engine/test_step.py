@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from litfast.data.loader import Batch
+from litfast.data.resident import ResidentLoader
+from litfast.engine.step import Step, prepared
+from litfast.phase import Branch, Losses, Phase, Schedule
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def batch(data: ResidentLoader) -> Batch:
+    return next(iter(data.batches(0)))
+
+
+@pytest.fixture
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4))
+
+
+def stepped(phase: Phase, batch: Batch, *, steps: int = 1, precision: str = "fp32") -> list[dict[str, Tensor]]:
+    with prepared(phase, CPU):
+        step = Step(phase, precision=precision, device=CPU)
+        return [step(batch, step=i, progress=i / steps) for i in range(steps)]
+
+
+def test_a_step_is_one_update_by_the_gradient_at_the_schedules_learning_rate(
+    phase: Callable[..., Phase], toy: nn.Module, batch: Batch
+) -> None:
+    weight = toy.linear.weight
+    loss = cross_entropy(toy(batch.images), batch.target)
+    (gradient,) = torch.autograd.grad(loss, [weight])
+    expected = weight.detach() - 0.3 * 0.1 * gradient  # warmup_factor 0.1
+    words = {"lr": 0.3, "warmup": 1, "momentum": 0.0, "weight_decay": 0.0}
+    (metrics,) = stepped(phase(toy, **words), batch)
+    torch.testing.assert_close(weight.detach(), expected)
+    assert metrics == {"toy.loss": loss}
+    assert not metrics["toy.loss"].requires_grad
+
+
+def test_a_branch_that_trains_every_second_step_is_left_alone_in_between(
+    phase: Callable[..., Phase], batch: Batch
+) -> None:
+    model = nn.ModuleDict({"often": nn.Linear(1, 1), "seldom": nn.Linear(1, 1)})
+    schedule = Schedule(epochs=1, lr=0.1)
+    trace: list[str] = []
+
+    def branch(name: str, every: int) -> Branch:
+        def loss(_: Batch) -> Losses:
+            trace.append(name)
+            return {"loss": model[name](torch.ones(1)).sum()}
+
+        params = tuple(model[name].parameters())
+        return Branch(name=name, params=params, loss=loss, schedule=schedule, every=every)
+
+    metrics = stepped(phase(model, branches=(branch("often", 1), branch("seldom", 2))), batch, steps=4)
+    assert trace == ["often", "seldom", "often", "often", "seldom", "often"]
+    assert [set(values) for values in metrics] == [{"often.loss", "seldom.loss"}, {"often.loss"}] * 2
+
+
+def test_a_branch_after_another_sees_its_update_and_takes_none_of_its_gradient(
+    phase: Callable[..., Phase], batch: Batch
+) -> None:
+    model = nn.ParameterList([nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(1.0))])
+    plain = Schedule(epochs=1, lr=0.5, momentum=0.0, weight_decay=0.0)
+    first = Branch(name="a", params=(model[0],), loss=lambda _: {"loss": model[0] * model[1]}, schedule=plain)
+    second = Branch(
+        name="b", params=(model[1],), loss=lambda _: {"loss": 2 * model[0] * model[1]}, schedule=plain, after=("a",)
+    )
+    stepped(phase(model, branches=(first, second)), batch)
+    assert model[0].item() == 0.5  # 1 - 0.5 * 1
+    assert model[1].item() == 0.5  # 1 - 0.5 * (2 * 0.5): the gradient of the first loss (1) is not in it
+
+
+def test_observing_runs_without_gradient(toy: nn.Module, batch: Batch, phase: Callable[..., Phase]) -> None:
+    plain = phase(toy)
+    seen: list[bool] = []
+
+    def observe(batch: Batch) -> Batch:
+        seen.append(toy(batch.images).requires_grad)
+        return batch
+
+    watched = Phase(name="play", model=toy, observe=observe, branches=plain.branches, trains=(toy,))
+    stepped(watched, batch)
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_bf16_computes_in_bf16_and_keeps_parameters_statistics_and_optimizer_in_fp32(
+    optimizer: str, net: nn.Sequential, batch: Batch, phase: Callable[..., Phase]
+) -> None:
+    dtypes: list[torch.dtype] = []
+    net[0].register_forward_hook(lambda _, __, out: dtypes.append(out.dtype))
+    ours = phase(net, optimizer=optimizer)
+    with prepared(ours, CPU):
+        step = Step(ours, precision="bf16", device=CPU)
+        losses = [step(batch, step=i, progress=0.0)["toy.loss"].item() for i in range(30)]
+    assert set(dtypes) == {torch.bfloat16}
+    assert losses[-1] < 0.5 * losses[0]
+    floats = [value for value in net.state_dict().values() if value.is_floating_point()]
+    state = step.state()["optimizers"]["toy"]["state"]
+    floats += [value for slots in state.values() for value in slots.values()]
+    assert {value.dtype for value in floats} == {torch.float32}
+
+
+def test_modes_and_gradient_flags_are_set_for_the_phase_and_given_back(
+    net: nn.Sequential, phase: Callable[..., Phase]
+) -> None:
+    teacher = nn.Linear(1, 1)
+    net[0].bias.requires_grad_(False)  # by the user, before the phase
+    schedule = Schedule(epochs=1, lr=0.1)
+    params = (net[4].weight, net[0].bias)
+    branch = Branch(name="a", params=params, loss=lambda _: {}, schedule=schedule)
+    ours = Phase(
+        name="play", model=net, observe=lambda b: b, branches=(branch,), trains=(net[4],), frozen=(teacher,)
+    )
+    with prepared(ours, CPU):
+        assert {id(p) for p in (*net.parameters(), *teacher.parameters()) if p.requires_grad} == set(map(id, params))
+        assert net[4].training and not net[1].training and not teacher.training
+    assert [p.requires_grad for p in net.parameters()] == [True, False, True, True, True, True]
+    assert all(p.requires_grad for p in teacher.parameters())
+    assert not any(module.training for module in net.modules())
+
+
+def test_a_steps_state_carries_optimizers_and_the_branches_own_buffers(batch: Batch, phase: Callable[..., Phase]) -> None:
+    def made() -> tuple[nn.Module, nn.Module, Step]:
+        torch.manual_seed(0)
+        model, memory = nn.Linear(4, 1), nn.BatchNorm1d(4, affine=False)  # any module with buffers
+
+        def loss(_: Batch) -> Losses:
+            return {"loss": model(memory(torch.rand(8, 4))).square().mean()}
+
+        schedule = Schedule(epochs=1, lr=0.1, optimizer="adam")
+        branch = Branch(name="a", params=tuple(model.parameters()), loss=loss, schedule=schedule, state=memory)
+        return model, memory, Step(phase(model, branches=(branch,)), precision="fp32", device=CPU)
+
+    model, memory, step = made()
+    step(batch, step=0, progress=0.0)
+    again, fresh_memory, resumed = made()
+    again.load_state_dict(model.state_dict())
+    resumed.load_state(deepcopy(step.state()))
+    assert torch.equal(fresh_memory.running_mean, memory.running_mean)
+    for one in (step, resumed):
+        torch.manual_seed(1)
+        one(batch, step=1, progress=0.0)
+    assert torch.equal(again.weight, model.weight)
+
+
+def test_the_state_of_other_branches_or_optimizers_is_refused(
+    toy: nn.Module, phase: Callable[..., Phase]
+) -> None:
+    def step(**words: Any) -> Step:
+        return Step(phase(toy, **words), precision="fp32", device=CPU)
+
+    message = r"train: the checkpoint must be of branches toy \(adam\), got toy \(sgd\)"
+    with pytest.raises(ValueError, match=message):
+        step(optimizer="adam").load_state(step().state())

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from litfast.models import MODELS, SectionedModel, create
+
+
+def test_every_name_makes_a_sectioned_model() -> None:
+    assert list(MODELS) == [f"resnet{n}" for n in (8, 14, 20, 32, 44, 56, 110)]
+    for name in MODELS:
+        model = create(name)
+        assert isinstance(model, SectionedModel)
+        assert model.names == ("layer1", "layer2", "layer3")
+
+
+def test_the_spec_survives_json_and_makes_the_same_model_again() -> None:
+    model = create("resnet20", classes=5, channels=1, blocks=(1, 2, 1), option="B")
+    assert model.spec is not None
+    again = create(**json.loads(json.dumps(model.spec)))
+    assert again.spec == model.spec
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
+
+
+def test_blocks_replace_those_of_the_name() -> None:
+    model = create("resnet56", blocks=(3, 1, 2)).model
+    assert [len(getattr(model, name)) for name in ("layer1", "layer2", "layer3")] == [3, 1, 2]
+
+
+def test_the_global_seed_decides_the_weights() -> None:
+    torch.manual_seed(3)
+    first = create("resnet8").state_dict()
+    torch.manual_seed(3)
+    second = create("resnet8").state_dict()
+    other = create("resnet8").state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+def test_an_unknown_model_names_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match=r"model must be one of .*, got 'resnt20'; did you mean 'resnet20'\?"
+    ):
+        create("resnt20")

@@ -1,0 +1,62 @@
+"""What the tests of the ops share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from litfast.ops import backends
+
+FUSED = [name for name, _ in backends() if name != "reference"]
+MISSING = dict(backends())
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes the name of every op that reaches a kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(params=FUSED)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every fused backend; skipped with its reason where it cannot run."""
+    if reason := MISSING[request.param]:
+        pytest.skip(f"{request.param}: {reason}")
+    return request.param
+
+
+@pytest.fixture
+def cpp() -> str:
+    """The C++ backend; skipped with its reason where it is not built."""
+    if reason := MISSING["cpp"]:
+        pytest.skip(f"cpp: {reason}")
+    return "cpp"
+
+
+@pytest.fixture
+def ops_called() -> Callable[[Callable[[], Any]], list[str]]:
+    """The names of the torch ops that a function runs."""
+
+    def record(function: Callable[[], Any]) -> list[str]:
+        with _Recorder() as recorder:
+            function()
+        return recorder.names
+
+    return record
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
