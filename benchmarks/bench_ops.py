@@ -1,9 +1,9 @@
 """Forward and backward of every op on every backend, against torch.compile of the reference and the roof.
 
 The roof is a triad, c = a + b on as many elements of the same dtype: it reads two tensors and writes one, as
-a loss does that reads student and teacher once and writes the gradient in the same pass. A backend that breaks
-the accuracy rule of `litfast.testing`, in value or gradient, is not timed. torch.compile, an outsider whose sums
-are less exact, is held to the gate of `litfast.bench.modes`; `keeps_rule` says whether it would pass the other.
+a loss does that reads student and teacher once and writes the gradient in the same pass. A backend that
+breaks the accuracy rule of `litfast.testing`, in value or gradient, is not timed. torch.compile, an outsider
+whose sums are less exact, is held to the gate of `litfast.bench.modes`; `keeps_rule` tells about the other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from litfast.testing import Sample
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 SECTIONS = ((128, 16, 32, 32), (128, 32, 16, 16), (128, 64, 8, 8))  # irs[1:] of a CIFAR ResNet at batch 128
-COMPILED = "compile"
+ROOF, COMPILED = "triad", "compile"
 BACKENDS = ("reference", COMPILED, *(name for name, _ in ops.backends() if name != "reference"))
 
 
@@ -63,17 +63,13 @@ def sample(request: pytest.FixtureRequest) -> Sample:
     return MAKERS[request.param]()
 
 
-def test_roof(benchmark: BenchmarkFixture, sample: Sample) -> None:
-    students, teachers = _flat(sample)
-    out = torch.empty_like(students)
-    _label(benchmark, sample, "triad", roof=True)
-    benchmark(torch.add, students, teachers, out=out)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", (ROOF, *BACKENDS))
 def test_op(
     request: pytest.FixtureRequest, sample: Sample, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if backend == ROOF:
+        _roof(request.getfixturevalue("benchmark"), sample)
+        return
     if missing := dict(ops.backends()).get(backend):
         pytest.skip(f"{backend}: {missing}")
     monkeypatch.setitem(testing.FUNCTIONS, sample.op, _with_compiled(testing.FUNCTIONS[sample.op]))
@@ -82,6 +78,13 @@ def test_op(
     benchmark: BenchmarkFixture = request.getfixturevalue("benchmark")  # unused, it would complain
     _label(benchmark, sample, backend, baseline=backend == "reference", keeps_rule=not wrong)
     benchmark(_step(sample, backend))
+
+
+def _roof(benchmark: BenchmarkFixture, sample: Sample) -> None:
+    students, teachers = _flat(sample)
+    out = torch.empty_like(students)
+    _label(benchmark, sample, ROOF, roof=True)
+    benchmark(torch.add, students, teachers, out=out)
 
 
 def _near(sample: Sample, backend: str) -> bool:

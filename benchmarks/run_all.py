@@ -22,7 +22,7 @@ Stats = Mapping[str, float]
 HERE = Path(__file__).resolve().parent
 OPTIONS = (
     "--benchmark-max-time=0.5",
-    "--benchmark-min-rounds=7",
+    "--benchmark-min-rounds=5",
     "--benchmark-warmup=on",
     "--benchmark-disable-gc",
 )

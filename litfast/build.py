@@ -13,7 +13,7 @@ import torch
 from litfast.config import Config, DataConfig, StudentConfig, TeacherConfig, coerce
 from litfast.data import sets
 from litfast.data.resident import ResidentLoader
-from litfast.data.sets import ImageSet, Images
+from litfast.data.sets import Images, ImageSet
 from litfast.methods import METHODS, scratch
 from litfast.models import create
 from litfast.models.pairing import check_pair
@@ -39,7 +39,11 @@ class Experiment:
 
     def phases(self) -> Iterator[Phase]:
         """The phases of the whole run: the teacher's own training first, where it has no weights."""
-        if self.teacher is not None and self.config.teacher is not None and self.config.teacher.train is not None:
+        if (
+            self.teacher is not None
+            and self.config.teacher is not None
+            and self.config.teacher.train is not None
+        ):
             yield from scratch(self.teacher, train=self.config.teacher.train, name="teacher")
         yield from method(self.config, self.teacher, self.student)
 
@@ -53,7 +57,9 @@ def resolve(config: Config) -> Config:
         precision = "bf16" if _fast_bf16(place) else "fp32"
     threads = engine.threads or torch.get_num_threads()
     mode = "eager" if engine.mode == "auto" else engine.mode
-    return replace(config, engine=replace(engine, device=place, precision=precision, threads=threads, mode=mode))
+    return replace(
+        config, engine=replace(engine, device=place, precision=precision, threads=threads, mode=mode)
+    )
 
 
 def device(name: str) -> str:
@@ -68,7 +74,9 @@ def device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"engine: device must be one that this machine has, got {name!r}: {reason}") from None
+        raise ValueError(
+            f"engine: device must be one that this machine has, got {name!r}: {reason}"
+        ) from None
     return name
 
 
@@ -106,7 +114,9 @@ def model(config: TeacherConfig | StudentConfig, images: ImageSet) -> SectionedM
     """The configured network for the classes and channels of a set."""
     channels = images.train.images.shape[1]
     blocks = None if config.blocks is None else list(config.blocks)
-    return create(config.model, classes=len(images.classes), channels=channels, blocks=blocks, option=config.option)
+    return create(
+        config.model, classes=len(images.classes), channels=channels, blocks=blocks, option=config.option
+    )
 
 
 def loader(split: Images, images: ImageSet, config: Config, *, train: bool) -> ResidentLoader:
@@ -162,7 +172,9 @@ def method_options(config: Config) -> dict[str, Any]:
     if "student_init" in hints:
         given["student_init"] = config.student.init
     elif config.student.init != "random":
-        raise ValueError(f"recipe: student.init must be 'random' for method {name!r}, got {config.student.init!r}")
+        raise ValueError(
+            f"recipe: student.init must be 'random' for method {name!r}, got {config.student.init!r}"
+        )
     return given | config.phases
 
 

@@ -1,4 +1,4 @@
-"""What a recipe may say: frozen dataclasses, TOML in, `--set a.b=c` on top. The one file that reads configs."""
+"""What a recipe may say: frozen dataclasses, TOML in, `--set a.b=c` on top. The one config reader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Options = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """Which samples. `val` samples are held out of the training images (none: the set's own split, if any)."""
+    """Which samples. `val` of the training images are held out (none: the set's own split, if any)."""
 
     name: str = "digits"
     root: str | None = None
@@ -45,7 +45,9 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         if (self.weights is None) == (self.train is None):
             got = "none" if self.weights is None else "both (--set teacher.train=none drops the table)"
-            raise ValueError(f"recipe: teacher.weights (a file) or [teacher.train] (a table) must be given, got {got}")
+            raise ValueError(
+                f"recipe: teacher.weights (a file) or [teacher.train] (a table) must be given, got {got}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +116,10 @@ def load(recipe: str, sets: Sequence[str] = ()) -> Config:
 
 
 def parse(table: Mapping[str, Any]) -> Config:
-    """A TOML table to a Config. An unknown key names the nearest known one; a key that is None takes its default."""
+    """A TOML table to a Config.
+
+    An unknown key names the nearest known one; a key whose value is None takes its default.
+    """
     table = _without_none(dict(table))
     known = {f.name for f in fields(Config)} - {"phases"}
     own = {key: value for key, value in table.items() if key in known}
@@ -190,7 +195,9 @@ def _build(cls: Any, table: Any, where: str) -> Any:
     known = [f.name for f in fields(cls)]
     for key in table:
         if key not in known:
-            raise ValueError(f"recipe: {unknown('key', _join(where, key), [_join(where, name) for name in known])}")
+            raise ValueError(
+                f"recipe: {unknown('key', _join(where, key), [_join(where, name) for name in known])}"
+            )
     for f in fields(cls):
         if f.name not in table and f.default is MISSING and f.default_factory is MISSING:
             raise ValueError(f"recipe: {_join(where, f.name)} must be given, got no such key")
@@ -202,7 +209,11 @@ def _build(cls: Any, table: Any, where: str) -> Any:
 
 
 def coerce(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type `hint` asks for: int to float, list to tuple, table to dataclass; else one clear line."""
+    """`value` as the type `hint` asks for: int to float, list to tuple, table to dataclass.
+
+    Raises:
+        ValueError: a value of another type; `where` names its key.
+    """
     if is_dataclass(hint):
         return value if isinstance(value, hint) else _build(hint, value, where)  # type: ignore[arg-type]
     origin, args = typing.get_origin(hint), typing.get_args(hint)

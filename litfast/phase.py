@@ -133,9 +133,13 @@ class Phase:
     def __post_init__(self) -> None:
         names = [branch.name for branch in self.branches]
         assert names and len(set(names)) == len(names), f"phase {self.name}: branch names {names}"
-        assert len({branch.schedule.epochs for branch in self.branches}) == 1, f"phase {self.name}: epochs differ"
+        assert len({branch.schedule.epochs for branch in self.branches}) == 1, (
+            f"phase {self.name}: epochs differ"
+        )
         for place, branch in enumerate(self.branches):
-            assert set(branch.after) <= set(names[:place]), f"phase {self.name}: {branch.name} after {branch.after}"
+            assert set(branch.after) <= set(names[:place]), (
+                f"phase {self.name}: {branch.name} after {branch.after}"
+            )
         _check_disjoint(self)
 
     @property
@@ -147,11 +151,13 @@ def _check_disjoint(phase: Phase) -> None:
     owner: dict[int, str] = {}
     for branch in phase.branches:
         if not branch.params:
-            raise ValueError(f"phase {phase.name!r}: branch {branch.name!r} must own at least one parameter, got none")
+            raise ValueError(
+                f"phase {phase.name!r}: branch {branch.name!r} must own at least one parameter, got none"
+            )
         for parameter in branch.params:
             other = owner.setdefault(id(parameter), branch.name)
             if other != branch.name and other not in branch.after:
                 raise ValueError(
-                    f"phase {phase.name!r}: branches {other!r} and {branch.name!r} must own disjoint parameters, "
-                    f"got a shared one of shape {list(parameter.shape)}"
+                    f"phase {phase.name!r}: branches {other!r} and {branch.name!r} "
+                    f"must own disjoint parameters, got a shared one of shape {list(parameter.shape)}"
                 )

@@ -46,7 +46,9 @@ def test_a_shipped_recipe_survives_the_round_trip_through_toml(name: str, tmp_pa
 
 
 def test_the_recipes_that_the_readme_names_are_shipped() -> None:
-    resnets = {f"cifar10_{pair}" for pair in ("resnet110_resnet20", "resnet110_resnet32", "resnet56_resnet20")}
+    resnets = {
+        f"cifar10_{pair}" for pair in ("resnet110_resnet20", "resnet110_resnet32", "resnet56_resnet20")
+    }
     assert {"digits", *resnets} <= set(config.recipes())
 
 
@@ -60,7 +62,9 @@ def test_a_recipe_becomes_typed_values(recipe: str) -> None:
 
 
 def test_set_changes_nested_keys_and_makes_missing_tables(recipe: str) -> None:
-    ours = load(recipe, ["sections.epochs=8", "method.beta=0", "data.batch = 32", "engine.keep=best", "seed=7"])
+    ours = load(
+        recipe, ["sections.epochs=8", "method.beta=0", "data.batch = 32", "engine.keep=best", "seed=7"]
+    )
     assert ours.phases["sections"].epochs == 8
     assert ours.method.options["beta"] == 0
     assert (ours.data.batch, ours.engine.keep, ours.seed) == (32, "best", 7)
@@ -92,19 +96,29 @@ def test_set_without_a_key_or_a_value_is_refused(recipe: str, text: str) -> None
 
 
 def test_set_below_a_value_is_refused(recipe: str) -> None:
-    with pytest.raises(ValueError, match="--set: 'epochs' in 'sections.epochs.x=1' must be a table, got the value 3"):
+    with pytest.raises(
+        ValueError, match=r"--set: 'epochs' in 'sections\.epochs\.x=1' must be a table, got the value 3"
+    ):
         load(recipe, ["sections.epochs.x=1"])
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("sections.epoch", 3, r"^recipe: key must be .* got 'sections.epoch'; did you mean 'sections.epochs'\?$"),
+        (
+            "sections.epoch",
+            3,
+            r"^recipe: key must be .* got 'sections.epoch'; did you mean 'sections.epochs'\?$",
+        ),
         ("data.bach", 3, r"^recipe: key must be one of data.batch, .* did you mean 'data.batch'\?$"),
         ("teacher.train.lrr", 3, r"^recipe: key must be .* did you mean 'teacher.train.lr'\?$"),
         ("sede", 3, r"^recipe: key must be one of data, engine, .* got 'sede'; did you mean 'seed'\?$"),
         ("studnet.model", "resnet8", r"^recipe: key must be .* got 'studnet'; did you mean 'student'\?$"),
-        ("engine.keep", "bets", r"^recipe: engine.keep must be one of best, last, got 'bets'; did you mean 'best'\?$"),
+        (
+            "engine.keep",
+            "bets",
+            r"^recipe: engine.keep must be one of best, last, got 'bets'; did you mean 'best'\?$",
+        ),
         ("engine.precision", "fp8", r"^recipe: engine.precision must be one of auto, bf16, fp32, got 'fp8'"),
         ("engine.mode", "warp", r"^recipe: engine.mode must be one of auto, eager, got 'warp'"),
         ("engine.log_every", 0, r"^recipe: engine.log_every must be 1 or more, got 0$"),
@@ -113,7 +127,11 @@ def test_set_below_a_value_is_refused(recipe: str) -> None:
         ("data.batch", True, r"^recipe: data.batch must be of type int, got True$"),
         ("data.root", 5, r"^recipe: data.root must be of type str, got 5$"),
         ("data.mean", [0.5, "x"], r"^recipe: data.mean must be of type float, got 'x'$"),
-        ("sections.betas", [0.9], r"^recipe: sections.betas must be of type tuple\[float, float\], got \[0.9\]$"),
+        (
+            "sections.betas",
+            [0.9],
+            r"^recipe: sections.betas must be of type tuple\[float, float\], got \[0.9\]$",
+        ),
         ("sections.lr", False, r"^recipe: sections.lr must be of type float, got False$"),
         ("sections.lr", -1, r"^recipe: \[sections\] Schedule: lr must be positive and finite, got -1.0$"),
         ("data", 3, r"^recipe: data must be a table, got 3$"),
@@ -165,7 +183,9 @@ def test_a_file_that_is_not_toml_or_not_there_gets_one_line(tmp_path: Path) -> N
 
 
 def test_an_unknown_recipe_names_the_nearest_shipped_one() -> None:
-    with pytest.raises(ValueError, match=r"^recipe: name must be one of .* got 'digit'; did you mean 'digits'\?"):
+    with pytest.raises(
+        ValueError, match=r"^recipe: name must be one of .* got 'digit'; did you mean 'digits'\?"
+    ):
         load("digit")
 
 

@@ -42,9 +42,7 @@ def parameter(*shape: int) -> nn.Parameter:
         ({"schedule": "steps", "milestones": (2, 2), "gamma": 0.5}, {1.99: 1.0, 2: 0.25}),
     ],
 )
-def test_the_learning_rate_follows_its_schedule(
-    words: dict[str, Any], expected: dict[float, float]
-) -> None:
+def test_the_learning_rate_follows_its_schedule(words: dict[str, Any], expected: dict[float, float]) -> None:
     ours = schedule(lr=0.3, **words)
     assert {at: ours.lr_at(at) for at in expected} == pytest.approx({t: 0.3 * y for t, y in expected.items()})
 
@@ -64,7 +62,10 @@ def test_warmup_scales_the_peak_and_then_joins_the_schedule() -> None:
         ({"lr": 0.0}, "Schedule: lr must be positive and finite, got 0.0"),
         ({"lr": float("inf")}, "Schedule: lr must be positive and finite, got inf"),
         ({"lr": float("nan")}, "Schedule: lr must be positive and finite, got nan"),
-        ({"schedule": "steps"}, r"Schedule: milestones must be given with schedule 'steps' .* milestones \[\]"),
+        (
+            {"schedule": "steps"},
+            r"Schedule: milestones must be given with schedule 'steps' .* milestones \[\]",
+        ),
         ({"milestones": (2,)}, r"Schedule: milestones must .* got schedule 'constant' and milestones \[2\]"),
         ({"schedule": "steps", "milestones": (3, 1)}, r"Schedule: milestones must ascend, got \[3, 1\]"),
     ],
@@ -93,7 +94,9 @@ def test_a_branch_that_waits_for_another_may_share_its_parameters() -> None:
 
 
 def test_a_branch_without_parameters_is_refused() -> None:
-    with pytest.raises(ValueError, match="phase 'play': branch 'a' must own at least one parameter, got none"):
+    with pytest.raises(
+        ValueError, match="phase 'play': branch 'a' must own at least one parameter, got none"
+    ):
         phase(branch("a"))
 
 

@@ -21,7 +21,6 @@ auto row_max(const X* x, int64_t K) {
   return max;
 }
 
-template <class A>
 struct RowSums {
   double student = 0;      // sum e^(s - max)
   double student_tau = 0;  // sum e^((s - max) / tau)
@@ -30,26 +29,28 @@ struct RowSums {
   double shift = 0;        // sum (s - max)
 };
 
+// One row on its way through the three passes: maxima, sums, gradient.
 template <class Types>
 class Row {
   using S = typename Types::S;
   using T = typename Types::T;
   using A = typename Types::A;
+  using G = typename Types::G;
 
  public:
   Row(const Kd& kd, int64_t b)
       : kd_(kd),
-        K_(kd.K),
         b_(b),
+        K_(kd.K),
+        target_(kd.target ? kd.target[b] : -1),
         s_(static_cast<const S*>(kd.student) + b * kd.K),
         t_(static_cast<const T*>(kd.teacher) + b * kd.K),
-        per_tau_(A(1 / kd.tau)),
-        target_(kd.target ? kd.target[b] : -1) {}
+        per_tau_(A(1 / kd.tau)) {}
 
   void run(KdSums& total) {
-    s_max_ = A(row_max(s_, K_));
-    t_max_ = A(row_max(t_, K_));
-    for (int64_t k = 0; k < K_; k += kBlock) kd_.kl ? add<true>(k) : add<false>(k);
+    s_max_ = row_max(s_, K_);
+    t_max_ = row_max(t_, K_);
+    sums_ = kd_.kl ? add_up<true>() : add_up<false>();
     const double soft = soft_term(), hard = kd_.target ? hard_term() : 0;
     total.soft += soft;
     total.hard += hard;
@@ -60,14 +61,13 @@ class Row {
 
  private:
   template <bool kl>
-  void add(int64_t begin) {
-    const int64_t count = K_ - begin < kBlock ? K_ - begin : kBlock;
-    const S* s = s_ + begin;
-    const T* t = t_ + begin;
+  RowSums add_up() const {
+    const S* s = s_;
+    const T* t = t_;
     const A s_max = s_max_, t_max = t_max_, per_tau = per_tau_;
-    A student = 0, student_tau = 0, teacher_tau = 0, cross = 0, shift = 0;
+    double student = 0, student_tau = 0, teacher_tau = 0, cross = 0, shift = 0;
 #pragma omp simd reduction(+ : student, student_tau, teacher_tau, cross, shift)
-    for (int64_t k = 0; k < count; ++k) {
+    for (int64_t k = 0; k < K_; ++k) {
       const A x = widen(s[k]) - s_max, y = widen(t[k]) - t_max;
       const A e = exp_nonpositive(y * per_tau);
       student += exp_nonpositive(x);
@@ -76,11 +76,7 @@ class Row {
       cross += e * ((kl ? y - x : x) * per_tau);
       shift += x;
     }
-    sums_.student += student;
-    sums_.student_tau += student_tau;
-    sums_.teacher_tau += teacher_tau;
-    sums_.cross += cross;
-    sums_.shift += shift;
+    return {student, student_tau, teacher_tau, cross, shift};
   }
 
   double soft_term() const {
@@ -113,34 +109,38 @@ class Row {
   }
 
   // factor * (alpha (p_S(1) - q) + (1 - alpha) tau (p_S(tau) - p_T(tau))), q the smoothed one-hot target
-  void write_gradient() {
-    using G = typename Types::G;
-    G* g = static_cast<G*>(kd_.gradient) + b_ * K_;
-    const S* s = s_;
-    const T* t = t_;
+  void write_gradient() const {
     const double hard = kd_.target ? kd_.alpha * kd_.factor : 0, soft = (1 - kd_.alpha) * kd_.tau * kd_.factor;
     const A to_student = A(hard / sums_.student), to_student_tau = A(soft / sums_.student_tau);
     const A to_teacher_tau = A(soft / sums_.teacher_tau), to_all = A(hard * kd_.label_smoothing / K_);
+    const S* s = s_;
+    const T* t = t_;
+    G* g = static_cast<G*>(kd_.gradient) + b_ * K_;
     const A s_max = s_max_, t_max = t_max_, per_tau = per_tau_;
-    const auto slope = [=](int64_t k) __attribute__((always_inline)) {
-      const A x = widen(s[k]) - s_max, y = widen(t[k]) - t_max;
-      return (to_student_tau * exp_nonpositive(x * per_tau) - to_teacher_tau * exp_nonpositive(y * per_tau)) +
-             (to_student * exp_nonpositive(x) - to_all);
-    };
-    const int64_t K = K_;
 #pragma omp simd
-    for (int64_t k = 0; k < K; ++k) g[k] = narrow(G{}, slope(k));
-    if (kd_.target) g[target_] = narrow(G{}, slope(target_) - A(hard * (1 - kd_.label_smoothing)));
+    for (int64_t k = 0; k < K_; ++k) {
+      const A x = widen(s[k]) - s_max, y = widen(t[k]) - t_max;
+      const A gap = to_student_tau * exp_nonpositive(x * per_tau) - to_teacher_tau * exp_nonpositive(y * per_tau);
+      g[k] = narrow(G{}, gap + (to_student * exp_nonpositive(x) - to_all));
+    }
+    if (kd_.target) g[target_] = narrow(G{}, A(target_slope(hard, soft)));
+  }
+
+  // In double: p - q cancels where the student is sure.
+  double target_slope(double hard, double soft) const {
+    const double x = double(widen(s_[target_])) - s_max_, y = double(widen(t_[target_])) - t_max_;
+    const double gap = exp(x / kd_.tau) / sums_.student_tau - exp(y / kd_.tau) / sums_.teacher_tau;
+    const double q = 1 - kd_.label_smoothing + kd_.label_smoothing / K_;
+    return soft * gap + hard * (exp(x) / sums_.student - q);
   }
 
   const Kd& kd_;
-  const int64_t K_, b_;
+  const int64_t b_, K_, target_;
   const S* s_;
   const T* t_;
   const A per_tau_;
-  const int64_t target_;
   A s_max_ = 0, t_max_ = 0;
-  RowSums<A> sums_;
+  RowSums sums_;
 };
 
 template <class G>

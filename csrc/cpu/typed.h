@@ -44,14 +44,5 @@ LITFAST_MATH auto with_types(Dtype student, Dtype teacher, F&& run) {
   }
 }
 
-// Elements that are summed in fp32 before the sum moves on to double: 32 additions a vector lane.
-#if defined(__AVX512F__)
-constexpr int64_t kBlock = 32 * 16;
-#elif defined(__AVX__)
-constexpr int64_t kBlock = 32 * 8;
-#else
-constexpr int64_t kBlock = 32 * 4;
-#endif
-
 }  // namespace LITFAST_ISA
 }  // namespace litfast

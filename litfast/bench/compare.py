@@ -1,4 +1,4 @@
-"""Teacher against student in one JSON document: sizes, latencies, ratios and the machine."""
+"""Models against the first of them in one JSON document: sizes, latencies, ratios and the machine."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from litfast.models import counting
 
 
 def compare(
-    teacher: nn.Module,
-    student: nn.Module,
+    models: Mapping[str, nn.Module],
     *,
     image_shape: Sequence[int],
-    names: tuple[str, str] = ("teacher", "student"),
     batches: Sequence[int] = (1, 128),
     modes: Sequence[str] = ("eager", "compile"),
     precisions: Sequence[str] = ("fp32", "bf16"),
@@ -32,10 +30,10 @@ def compare(
     weights_bytes: Mapping[str, int] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure how much smaller and faster the student is, here.
+    """Measure how much smaller and faster each model is than the first, here.
 
     Args:
-        names: of teacher and student in the document.
+        models: by the names that the document gives them; the first (the teacher) is the baseline.
         image_shape, batches, modes, precisions, seconds, device, threads, progress: as for `latency.measure`.
         accuracies: percent, by name.
         weights_bytes: size of the weights file, by name; without it the bytes of parameters and buffers.
@@ -45,16 +43,16 @@ def compare(
         image_shape, device, threads;
         models: name, depth, parameters, macs (one image), weights_bytes, accuracy (percent or null);
         rows: the fields of `latency.Row` without its single rounds;
-        ratios: teacher over student, one a cell: baseline, contender, mode, precision, batch, check, speedup,
-        p10, p90, rounds, tie, reason; speedup is null where `reason` says why;
+        ratios: the first model over each other one, a cell each: baseline, contender, mode, precision, batch,
+        check, speedup, p10, p90, rounds, tie, reason; speedup is null where `reason` says why;
         checks: by "mode precision batch N", whether all outputs agreed in that cell (only cells that ran);
         machine: `machine.describe()`.
 
     Raises:
-        ValueError, TypeError: as `latency.measure`; names equal or unknown; an accuracy outside 0 to 100.
+        ValueError, TypeError: as `latency.measure`; an unknown name; an accuracy outside 0 to 100.
     """
-    models = dict(zip(names, (teacher, student), strict=True))
-    _check(names, accuracies or {}, weights_bytes or {})
+    _check(list(models), accuracies or {}, weights_bytes or {})
+    surroundings = machine.describe()  # before the measurement loads it
     rows = measure(
         models,
         image_shape=image_shape,
@@ -84,16 +82,14 @@ def compare(
             for cell in cells
             if all(row.gate is not None for row in cell)
         },
-        "machine": machine.describe(),
+        "machine": surroundings,
     }
 
 
 def quick(
-    teacher: nn.Module,
-    student: nn.Module,
+    models: Mapping[str, nn.Module],
     *,
     image_shape: Sequence[int],
-    names: tuple[str, str] = ("teacher", "student"),
     batches: Sequence[int] = (1, 128),
     device: str | torch.device = "cpu",
     accuracies: Mapping[str, float] | None = None,
@@ -101,10 +97,8 @@ def quick(
 ) -> dict[str, Any]:
     """`compare` in a few seconds, for the table at the end of a training: eager, fp32, a short look."""
     return compare(
-        teacher,
-        student,
+        models,
         image_shape=image_shape,
-        names=names,
         batches=batches,
         modes=("eager",),
         precisions=("fp32",),
@@ -148,8 +142,6 @@ def _check_name(row: Row) -> str:
 
 
 def _check(names: Sequence[str], accuracies: Mapping[str, float], weights_bytes: Mapping[str, int]) -> None:
-    if len(set(names)) != 2:
-        raise ValueError(f"compare: names must be two different names, got {list(names)}")
     for what, given in (("accuracies", accuracies), ("weights_bytes", weights_bytes)):
         strange = sorted(set(given) - set(names))
         if strange:

@@ -112,7 +112,7 @@ def block(lane: Lane) -> list[float]:
 def _block_cuda(runner: Runner, images: Tensor, calls: int) -> list[float]:
     """From event to event: the GPU's time, and the host's where the GPU waits for it."""
     with torch.cuda.device(images.device):
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]  # type: ignore[no-untyped-call]
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
         torch.cuda.synchronize()
         events[0].record()
         for event in events[1:]:

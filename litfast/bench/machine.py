@@ -33,6 +33,7 @@ def describe() -> dict[str, Any]:
         "triton": _version("triton"),
         "litfast": _version("litfast"),
         "compiler": compiler(),
+        "load": _load(),
     }
 
 
@@ -67,6 +68,14 @@ def _ram_gib() -> float | None:
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _load() -> float | None:
+    """Processes that wanted a core during the last minute: a number taken on a busy machine should say so."""
+    try:
+        return round(os.getloadavg()[0], 1)
+    except (AttributeError, OSError):
         return None
 
 

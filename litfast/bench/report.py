@@ -15,7 +15,7 @@ Document = Mapping[str, Any]
 
 
 def show(document: Document, console: Console) -> None:
-    """Print the summary, every latency, and one line for each thing that was not measured."""
+    """Print the summary, every latency, and the notes."""
     console.print(summary(document))
     console.print(latencies(document))
     for note in notes(document):
@@ -24,16 +24,17 @@ def show(document: Document, console: Console) -> None:
 
 
 def summary(document: Document) -> Table:
-    """The models side by side, one property a line, and the last column what the student gains.
+    """The models side by side, one property a line; the last column is what the last gains on the first.
 
     Latencies are those of the first mode and precision, one line a batch size.
     """
     models = document["models"]
-    table = Table(title="Teacher and student")
+    columns = [model["name"] for model in models] + ["ratio"] * (len(models) > 1)
+    table = Table(title=" and ".join(model["name"] for model in models))
     table.add_column()
-    for model in models:
-        table.add_column(model["name"], justify="right")
-    table.add_column("ratio", justify="right")
+    for column in columns:
+        table.add_column(column, justify="right")
+    rows: list[list[str]] = []
     for key, label, text in (
         ("depth", "depth", _count),
         ("parameters", "parameters", _count),
@@ -41,11 +42,11 @@ def summary(document: Document) -> Table:
         ("weights_bytes", "weights", _size),
     ):
         values = [model[key] for model in models]
-        table.add_row(label, *map(text, values), _times(values[0] / values[-1]) if values[-1] else "")
+        rows.append([label, *map(text, values), _times(values[0] / values[-1]) if values[-1] else ""])
     if any(model["accuracy"] is not None for model in models):
-        table.add_row(*_accuracy(models))
-    for row in _first_cells(document):
-        table.add_row(*row)
+        rows.append(_accuracy(models))
+    for row in rows + _first_cells(document):
+        table.add_row(*row[: 1 + len(columns)])
     return table
 
 
@@ -71,12 +72,16 @@ def latencies(document: Document) -> Table:
 
 
 def notes(document: Document) -> list[str]:
-    """One line for each row without a time, saying why."""
-    return [
+    """One line for each row without a time, saying why, and one where the machine was busy."""
+    lines = [
         f"{row['contender']} {row['mode']} {row['precision']} batch {row['batch']}: no time: {row['reason']}"
         for row in document["rows"]
         if row["reason"]
     ]
+    load, cores = document["machine"]["load"], document["machine"]["cores"]
+    if load is not None and load > 1.5 * cores:
+        lines.append(f"the machine was busy before (load {load} on {cores} cores): times may be too long")
+    return lines
 
 
 def conditions(document: Document) -> str:
@@ -94,7 +99,10 @@ def _first_cells(document: Document) -> list[list[str]]:
     lines = []
     for batch in dict.fromkeys(row["batch"] for row in chosen):
         times = [milliseconds(row["p50_ms"]) for row in chosen if row["batch"] == batch]
-        ratio = next((ratio for ratio in ratios if _cell(ratio) == (batch, *first)), None)
+        cell = (batch, *first)
+        ratio = next(
+            (r for r in ratios if _cell(r) == cell and r["contender"] == chosen[-1]["contender"]), None
+        )
         label = f"latency at batch {batch}, ms" + (
             "" if first == ("eager", "fp32") else f" ({' '.join(first)})"
         )

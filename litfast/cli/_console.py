@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 
-out = Console()
-err = Console(stderr=True)
+PIPE_WIDTH = 120  # where nobody watches there is no terminal to ask for its width
+out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
 FAILED, USAGE = 1, 2
 P = ParamSpec("P")
@@ -44,12 +45,14 @@ def usage() -> Iterator[None]:
         fail(error, USAGE)
 
 
-def fail(error: BaseException, code: int) -> Any:
+def fail(error: BaseException, code: int) -> NoReturn:
+    """One line on stderr, then out."""
     err.print(f"litfast: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
+    """The one document of a command under --json."""
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 

@@ -18,12 +18,16 @@ def show(settings: Config, *, as_json: bool) -> None:
     """Print the plan; nothing is trained or written."""
     experiment = build.experiment(settings)
     device = torch.device(str(settings.engine.device))
-    branches = list(plan(experiment.phases(), experiment.train, device=device, precision=settings.engine.precision))
+    branches = list(
+        plan(experiment.phases(), experiment.train, device=device, precision=settings.engine.precision)
+    )
     samples = {"train": experiment.train.samples, "test": experiment.test.samples}
     if experiment.val is not None:
         samples["val"] = experiment.val.samples
     if as_json:
-        _console.print_json({"samples": samples, "engine": asdict(settings.engine), "branches": [_row(b) for b in branches]})
+        _console.print_json(
+            {"samples": samples, "engine": asdict(settings.engine), "branches": [_row(b) for b in branches]}
+        )
         return
     _console.out.print(_table(branches))
     engine = settings.engine

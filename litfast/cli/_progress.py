@@ -40,8 +40,11 @@ class Display:
     def show(self, report: Report) -> None:
         if self._bars:
             self._move(self._bars, report)
-        elif report.kind == "phase" or (report.kind == "epoch" and time.monotonic() - self._spoke > LINE_EVERY_S):
-            err.print(f"{report.phase:<10} epoch {report.epoch}/{report.epochs}  {note(report)}", highlight=False)
+        elif report.kind == "phase" or (
+            report.kind == "epoch" and time.monotonic() - self._spoke > LINE_EVERY_S
+        ):
+            line = f"{report.phase:<10} epoch {report.epoch}/{report.epochs}  {note(report)}"
+            err.print(line, highlight=False, soft_wrap=True)
             self._spoke = time.monotonic()
 
     def _move(self, bars: Progress, report: Report) -> None:
@@ -58,7 +61,11 @@ def note(report: Report) -> str:
     """The few figures worth a glance."""
     if report.restored:
         return "loaded from its checkpoint"
-    parts = [f"{name} {value:.4g}" for name, value in report.metrics.items() if name.endswith((".loss", ".accuracy"))]
+    parts = [
+        f"{name} {value:.4g}"
+        for name, value in report.metrics.items()
+        if name.endswith((".loss", ".accuracy"))
+    ]
     if report.images_per_s:
         parts.append(f"{report.images_per_s:.0f} images/s")
     if report.val is not None:

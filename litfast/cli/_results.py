@@ -56,15 +56,20 @@ def model_document(experiment: build.Experiment, accuracy: float) -> dict[str, A
 
 
 def show(results: dict[str, Any], run: RunDirectory, *, as_json: bool) -> None:
+    """One table of teacher and student, and where the run was saved."""
     if as_json:
         _console.print_json({"run": str(run.path), **results})
         return
     _console.out.print(report.summary(results))
     said = {"highlight": False, "markup": False, "soft_wrap": True}
-    _console.out.print(f"accuracy is of {results['samples']['test']} test images of {results['data']}", **said)
+    _console.out.print(
+        f"accuracy is of {results['samples']['test']} test images of {results['data']}", **said
+    )
     for name, phase in results["phases"].items():
         if phase["best"] is not None:
-            text = f"validation accuracy in phase {name}: best {phase['best']:.2f} %, last {phase['last']:.2f} %"
+            text = (
+                f"validation accuracy in phase {name}: best {phase['best']:.2f} %, last {phase['last']:.2f} %"
+            )
             _console.out.print(text, **said)
     took = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
     _console.out.print(f"saved in {run.path} (trained: {took})", **said)
@@ -83,7 +88,10 @@ def _phases(run: RunDirectory) -> dict[str, dict[str, float | None]]:
 
 
 def _measure(
-    models: dict[str, SectionedModel], experiment: build.Experiment, accuracies: dict[str, float], files: dict[str, int]
+    models: dict[str, SectionedModel],
+    experiment: build.Experiment,
+    accuracies: dict[str, float],
+    files: dict[str, int],
 ) -> dict[str, Any]:
     measured = quick(
         models,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from litfast import build, config
-from litfast.bench import compare, report
+from litfast.bench import compare, picture, record, report
 from litfast.cli import _console
 from litfast.engine.rundir import RunDirectory
 from litfast.models import create
@@ -28,8 +30,12 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Time to spend on one row.")] = 1.0,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Folder for bench.json and bench.png. Default: the run's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for bench.json and bench.png. Default: the run's.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
+    ] = False,
 ) -> None:
     """Measure sizes and latencies, teacher and student interleaved; a difference below the spread is a tie.
 
@@ -41,7 +47,9 @@ def bench(
     """
     with _console.usage():
         if (run is None) == (teacher is None or student is None):
-            raise ValueError("bench: either a run folder or --teacher and --student must be given, got both or none")
+            raise ValueError(
+                "bench: either a run folder or --teacher and --student must be given, got both or none"
+            )
         batches = _numbers("--batch", batch, ",")
         shape = _numbers("--image", image, "x")
         if len(shape) != 3:
@@ -70,7 +78,20 @@ def bench(
     else:
         report.show(document, _console.out)
     if folder is not None:
-        _console.err.print(*report.save(document, folder), sep="\n", highlight=False)
+        _save(document, folder)
+
+
+def _save(document: dict[str, Any], folder: Path) -> None:
+    """The record, and a picture where matplotlib is installed."""
+    command = shlex.join(["litfast", *sys.argv[1:]])
+    record.write(folder / "bench.json", command=command, results=document, checks=document["checks"])
+    said = [str(folder / "bench.json")]
+    try:
+        picture.draw(document, folder / "bench.png")
+        said.append(str(folder / "bench.png"))
+    except ModuleNotFoundError as error:
+        said.append(str(error))
+    _console.err.print("\n".join(said), markup=False, highlight=False, soft_wrap=True)
 
 
 def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], list[int], dict[str, Any]]:
@@ -97,4 +118,6 @@ def _numbers(option: str, text: str, separator: str) -> list[int]:
     try:
         return [int(part) for part in text.split(separator)]
     except ValueError:
-        raise ValueError(f"bench: {option} must be whole numbers separated by {separator!r}, got {text!r}") from None
+        raise ValueError(
+            f"bench: {option} must be whole numbers separated by {separator!r}, got {text!r}"
+        ) from None

@@ -18,9 +18,13 @@ from litfast.models.weights import load_weights
 
 @_console.command
 def evaluate(
-    run: Annotated[Path | None, typer.Argument(help="A run folder; or name --model, --weights and --data.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="A run folder; or name --model, --weights and --data.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model name, e.g. resnet56.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Its weights: .safetensors, or a torch checkpoint.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Its weights: .safetensors, or a torch checkpoint.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Data set, e.g. cifar10.")] = None,
     root: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",

@@ -27,16 +27,25 @@ RUNS = Path("runs")
 def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a TOML file.")] = "digits",
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key: `--set sections.epochs=8`.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key: `--set sections.epochs=8`."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/RECIPE-N.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: cuda where there is one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: cuda where there is one.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation, noise.")] = None,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="Refuse nondeterministic kernels.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print phases, branches, memory; train nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Refuse nondeterministic kernels.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print phases, branches, memory; train nothing.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
+    ] = False,
 ) -> None:
     """Train (or load) a teacher, train a shallower student, measure both.
 
@@ -52,7 +61,9 @@ def train(
     """
     with _console.usage():
         if resume and (overwrite or sets or seed is not None):
-            raise ValueError("train: --resume must come alone (a run keeps its recipe), got --overwrite, --set or --seed")
+            raise ValueError(
+                "train: --resume must come alone (a run keeps its recipe), got --overwrite, --set or --seed"
+            )
         if resume:
             run = RunDirectory.open(out or latest_unfinished(RUNS, Path(recipe).stem))
             _refuse_finished(run)
@@ -138,7 +149,8 @@ def _run(run: RunDirectory, experiment: build.Experiment, resume: bool) -> dict[
                 started = time.perf_counter()
             if stop.signal is not None:
                 _close(reports)
-                _console.err.print(f"stopped; continue with: litfast train --resume --out {run.path}", markup=False)
+                said = f"stopped; continue with: litfast train --resume --out {run.path}"
+                _console.err.print(said, markup=False, soft_wrap=True)
                 raise typer.Exit(stop.code)
     return seconds
 

@@ -29,7 +29,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise OSError(f"checkpoint: {path.name} must be written whole, got: {_first_line(error)}; {_kept(path)}") from error
+        raise OSError(
+            f"checkpoint: {path.name} must be written whole, got: {_first_line(error)}; {_kept(path)}"
+        ) from error
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -41,7 +43,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        raise ValueError(f"checkpoint: {path} must be a whole litfast checkpoint, got: {_first_line(error)}") from error
+        raise ValueError(
+            f"checkpoint: {path} must be a whole litfast checkpoint, got: {_first_line(error)}"
+        ) from error
     if not isinstance(state, dict) or "progress" not in state:
         raise ValueError(f"checkpoint: {path} must be a whole litfast checkpoint, got another program's file")
     return state

@@ -22,9 +22,9 @@ class Evaluation:
 
 
 def evaluate(model: nn.Module, loader: Loader, *, precision: str = "fp32") -> Evaluation:
-    """Evaluate in eval mode, batch by batch, reading the device once at the end. Padding (target -100) is masked.
+    """Evaluate in eval mode, batch by batch, reading the device once at the end.
 
-    Train and eval flags of every submodule are given back as they were.
+    Padding (target -100) is masked. Train and eval flags of every submodule are given back as they were.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -35,7 +35,9 @@ def evaluate(model: nn.Module, loader: Loader, *, precision: str = "fp32") -> Ev
             for batch in loader.batches(0):
                 logits = model(batch.images).float()
                 loss = cross_entropy(logits, batch.target, ignore_index=-100, reduction="sum")
-                totals += torch.stack([(logits.argmax(-1) == batch.target).sum(), loss, (batch.target >= 0).sum()])
+                totals += torch.stack(
+                    [(logits.argmax(-1) == batch.target).sum(), loss, (batch.target >= 0).sum()]
+                )
     finally:
         for module, mode in modes:
             module.training = mode

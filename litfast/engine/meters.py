@@ -57,12 +57,14 @@ class Sums:
 
 def first_non_finite(series: Mapping[str, list[tuple[int, float]]]) -> tuple[int, str] | None:
     """The earliest step whose loss is not finite, and its metric's name."""
-    bad = [(step, name) for name, pairs in series.items() for step, value in pairs if not math.isfinite(value)]
+    bad = [
+        (step, name) for name, pairs in series.items() for step, value in pairs if not math.isfinite(value)
+    ]
     return min(bad, default=None)
 
 
 class Journal:
-    """metrics.jsonl and TensorBoard events of a run; `offset` lets a resumed run cut what came after its checkpoint."""
+    """metrics.jsonl and TensorBoard events; resuming cuts at `offset` what came after the checkpoint."""
 
     def __init__(self, folder: Path | None, *, offset: int = 0, step: int = 0) -> None:
         self._file: IO[bytes] | None = None
@@ -72,7 +74,7 @@ class Journal:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only a run needs it
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / "metrics.jsonl", "ab")
+        self._file = (folder / "metrics.jsonl").open("ab")
         self._file.truncate(offset)
         self._file.seek(offset)  # appending opens at the old end, which `offset` would report
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)

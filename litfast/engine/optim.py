@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from litfast.phase import Schedule
 
 def make(params: Sequence[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
     """The optimizer of a branch, fused: one pass over parameter, gradient and state."""
-    common = {"lr": schedule.lr, "weight_decay": schedule.weight_decay}
+    common: dict[str, Any] = {"lr": schedule.lr, "weight_decay": schedule.weight_decay}
     match schedule.optimizer:
         case "adam":
             return torch.optim.Adam(params, betas=schedule.betas, fused=True, **common)
@@ -25,5 +26,6 @@ def make(params: Sequence[nn.Parameter], schedule: Schedule) -> torch.optim.Opti
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of every parameter from the next step on."""
     for group in optimizer.param_groups:
         group["lr"] = lr

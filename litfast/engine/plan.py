@@ -32,10 +32,16 @@ class BranchPlan:
     @property
     def memory_bytes(self) -> int:
         """Weights of all models, this branch's gradients and optimizer state, its activations."""
-        return self.weight_bytes + 4 * self.parameters * (1 + STATES[self.schedule.optimizer]) + self.activation_bytes
+        return (
+            self.weight_bytes
+            + 4 * self.parameters * (1 + STATES[self.schedule.optimizer])
+            + self.activation_bytes
+        )
 
 
-def plan(phases: Iterable[Phase], data: Loader, *, device: torch.device, precision: str) -> Iterator[BranchPlan]:
+def plan(
+    phases: Iterable[Phase], data: Loader, *, device: torch.device, precision: str
+) -> Iterator[BranchPlan]:
     """Walk through the phases without training; each branch's loss is computed once, on one batch."""
     batch = next(iter(data.batches(0)))
     for phase in phases:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-
 from torch import nn
 
 from litfast import config
@@ -21,12 +20,12 @@ MARK = "run.json"  # a folder without it is not ours, and is never written into 
 class RunDirectory:
     """A run's folder.
 
-        config.toml            the resolved recipe: `litfast train DIR/config.toml` runs it again
-        run.json               status, command, seed, versions and machine
-        metrics.jsonl          one row an epoch; tensorboard/ holds the same as events
-        checkpoints/           resumable
-        student.safetensors    plain keys, no teacher inside; model.json says how to build and feed it
-        results.json, README.md   what came out, for machines and for people
+    config.toml            the resolved recipe: `litfast train DIR/config.toml` runs it again
+    run.json               status, command, seed, versions and machine
+    metrics.jsonl          one row an epoch; tensorboard/ holds the same as events
+    checkpoints/           resumable
+    student.safetensors    plain keys, no teacher inside; model.json says how to build and feed it
+    results.json, README.md   what came out, for machines and for people
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -40,7 +39,9 @@ class RunDirectory:
             raise ValueError(f"run: {path} must be a folder, got a file")
         if run.path.is_dir() and any(run.path.iterdir()):
             if not run._is_ours:
-                raise ValueError(f"run: {path} must be empty or hold a run, got a folder with other files in it")
+                raise ValueError(
+                    f"run: {path} must be empty or hold a run, got a folder with other files in it"
+                )
             if not overwrite:
                 state = "a finished run; pass --overwrite to replace it"
                 if run.status != "finished":
@@ -73,7 +74,9 @@ class RunDirectory:
         try:
             content: dict[str, Any] = json.loads((self.path / name).read_text())
         except FileNotFoundError:
-            raise ValueError(f"run: {self.path} must hold {name}, got no such file; is the run finished?") from None
+            raise ValueError(
+                f"run: {self.path} must hold {name}, got no such file; is the run finished?"
+            ) from None
         except json.JSONDecodeError as error:
             raise ValueError(f"run: {self.path / name} must be valid JSON, got: {error}") from None
         return content

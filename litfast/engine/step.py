@@ -15,7 +15,7 @@ from litfast.phase import Branch, Phase
 
 
 class Step:
-    """The eager step. Branches run one after another, so a branch's activations are freed before the next starts.
+    """The eager step. Branches run one by one: a branch's activations are freed before the next starts.
 
     Args:
         phase: what trains.
@@ -27,10 +27,12 @@ class Step:
         self.phase = phase
         self.precision = precision
         self.device = device
-        self.optimizers = {branch.name: optim.make(branch.params, branch.schedule) for branch in phase.branches}
+        self.optimizers = {
+            branch.name: optim.make(branch.params, branch.schedule) for branch in phase.branches
+        }
 
     def __call__(self, batch: Batch, *, step: int, progress: float) -> dict[str, Tensor]:
-        """Train on one batch; `progress` in epochs sets the learning rates. Returns metrics, still on the device."""
+        """Train on one batch, at the learning rates of `progress` epochs. Metrics stay on the device."""
         with torch.no_grad(), autocast(self.device, self.precision):
             observation = self.phase.observe(batch)
         metrics: dict[str, Tensor] = {}
@@ -54,9 +56,8 @@ class Step:
             ValueError: the state of other branches, or of other optimizers.
         """
         if state["kinds"] != self._kinds:
-            raise ValueError(
-                f"train: the checkpoint must be of branches {_listed(self._kinds)}, got {_listed(state['kinds'])}"
-            )
+            ours, theirs = _listed(self._kinds), _listed(state["kinds"])
+            raise ValueError(f"train: the checkpoint must be of branches {ours}, got {theirs}")
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         for branch in self.phase.branches:
@@ -79,6 +80,7 @@ class Step:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 autocast where `precision` says so, else nothing."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -90,7 +92,7 @@ def prepared(phase: Phase, device: torch.device) -> Iterator[None]:
     """
     modules = (phase.model, *phase.frozen)
     for module in modules:
-        module.to(device=device, memory_format=torch.channels_last)
+        module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
         module.eval()
     flags = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
     trained = {id(parameter) for branch in phase.branches for parameter in branch.params}

@@ -1,4 +1,4 @@
-"""Where a run stands, and its checkpoints: `last.pt` holds a phase under way, `N-NAME.pt` the end of a finished one."""
+"""Where a run stands, and its checkpoints: `last.pt` of a phase under way, `N-NAME.pt` of a finished one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,12 @@ class Store:
     def save(self, at: Progress, phase: Phase, step: Step, best: Weights | None, journal: int) -> None:
         """A phase under way, in place of the checkpoint before."""
         if self.folder is not None:
-            state = {**_state(at, phase, journal), "step": step.state(), "best": best, "rng": torch.get_rng_state()}
+            state = {
+                **_state(at, phase, journal),
+                "step": step.state(),
+                "best": best,
+                "rng": torch.get_rng_state(),
+            }
             checkpoint.save(self.folder / "last.pt", state)
 
     def finish(self, at: Progress, phase: Phase, journal: int) -> None:
@@ -65,7 +70,10 @@ class Store:
         """The newest checkpoint of the run, of a phase under way or finished."""
         ends = [] if self.folder is None else sorted(self.folder.glob("[0-9]*-*.pt"), key=_index)
         under_way = None if self.folder is None else self.folder / "last.pt"
-        states = [checkpoint.load(path) for path in [*ends[-1:], *([under_way] if under_way and under_way.exists() else [])]]
+        states = [
+            checkpoint.load(path)
+            for path in [*ends[-1:], *([under_way] if under_way and under_way.exists() else [])]
+        ]
         return max(states, key=lambda state: state["progress"]["global_step"], default=None)
 
     def restore_finished(self, phase: Phase, index: int) -> Progress:
@@ -73,7 +81,9 @@ class Store:
         assert self.folder is not None
         path = self.folder / f"{index}-{phase.name}.pt"
         if not path.exists():
-            raise ValueError(f"train: {self.folder} must hold checkpoints of this very method, got no {path.name}")
+            raise ValueError(
+                f"train: {self.folder} must hold checkpoints of this very method, got no {path.name}"
+            )
         state = checkpoint.load(path)
         _load_model(phase, state, path)
         return Progress(**state["progress"])
@@ -83,7 +93,9 @@ class Store:
         assert self.folder is not None
         at = Progress(**state["progress"])
         if at.phase != phase.name:
-            raise ValueError(f"train: the checkpoint must be of phase {phase.name!r}, got one of {at.phase!r}")
+            raise ValueError(
+                f"train: the checkpoint must be of phase {phase.name!r}, got one of {at.phase!r}"
+            )
         _load_model(phase, state, self.folder / "last.pt")
         step.load_state(state["step"])
         torch.set_rng_state(state["rng"])
@@ -99,7 +111,9 @@ def _load_model(phase: Phase, state: dict[str, Any], path: Path) -> None:
         phase.model.load_state_dict(state["model"])
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"train: {path.name} must fit the model of phase {phase.name!r}, got: {reason}") from None
+        raise ValueError(
+            f"train: {path.name} must fit the model of phase {phase.name!r}, got: {reason}"
+        ) from None
 
 
 def _index(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""The training loop: any phases on any loader, checkpointed, resumable to the bit, stopped by closing the generator."""
+"""The training loop: any phases on any loader, checkpointed, resumable to the bit, stopped by `close()`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Report:
     Attributes:
         kind: "step", "epoch" or "phase".
         phase: name; `index` counts phases from 0.
-        epoch, epochs: epochs finished and in all; `step`, `steps`: steps finished in this epoch and in an epoch.
+        epoch, epochs: epochs finished and in all.
+        step, steps: steps finished in this epoch and in an epoch.
         metrics: means over the epoch so far by "branch.metric"; empty where the device was not read.
         images_per_s: training throughput since the epoch (or the resumed run) began; 0 before the first step.
         val: evaluation on the validation loader (epoch and phase reports, where there is one).
@@ -60,10 +61,10 @@ def train(
     keep: str = "last",
     log_every: int = 20,
 ) -> Iterator[Report]:
-    """Run every phase of a method. A generator: the caller prints, logs and stops (`close()` checkpoints first).
+    """Run every phase of a method. A generator: the caller prints, logs and stops (`close()`).
 
-    Each step costs no host sync; metrics are read every `log_every` steps and at the end of an epoch. A checkpoint
-    is written after every epoch, at the end of every phase and when the generator is closed.
+    Each step costs no host sync; metrics are read every `log_every` steps and at the end of an epoch. A
+    checkpoint is written after every epoch, at the end of every phase and when the generator is closed.
 
     Args:
         phases: what a method yields, e.g. `litfast.methods.lit(teacher, student, ...)`.
@@ -93,7 +94,9 @@ def train(
         raise ValueError("train: out must be the run's folder when resume is asked for, got none")
     store = Store(None if out is None else Path(out))
     if not (resume or store.is_empty):
-        raise ValueError(f"train: out must hold no checkpoints unless resume is asked for, got those of a run in {out}")
+        raise ValueError(
+            f"train: out must hold no checkpoints unless resume is asked for, got those of a run in {out}"
+        )
     run = _Run(
         data=data,
         val=val,
@@ -187,8 +190,9 @@ class _Run:
         bad = first_non_finite({name: pairs for name, pairs in series.items() if name.endswith(".loss")})
         if bad is not None:
             kept = "the last good checkpoint is kept" if self.out else "no checkpoint was asked for"
+            branch = bad[1].removesuffix(".loss")
             raise FloatingPointError(
-                f"train: loss of phase {phase.name!r}, branch {bad[1].removesuffix('.loss')!r} must be finite, "
+                f"train: loss of phase {phase.name!r}, branch {branch!r} must be finite, "
                 f"got a non-finite one at step {bad[0]} (epoch {at.epoch + 1} of {phase.epochs}); {kept}"
             )
         sums = Sums(at.sums)
@@ -225,7 +229,7 @@ class _Run:
             steps=self.data.steps,
             images_per_s=metrics.pop("images_per_s", images_per_s),
             metrics=metrics,
-            val=None if kind == "step" or at.last is None else Evaluation(**at.last),  # type: ignore[arg-type]
+            val=None if kind == "step" or at.last is None else Evaluation(**at.last),
             best_accuracy=None if at.best is None else at.best["accuracy"],
             restored=restored,
         )

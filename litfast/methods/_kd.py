@@ -1,4 +1,4 @@
-"""Knowledge distillation (Hinton, Vinyals, Dean 2015) with hard labels: LIT with beta = 1 and everything trainable."""
+"""Knowledge distillation (Hinton, Vinyals, Dean 2015): LIT with beta = 1 and everything trainable."""
 
 from __future__ import annotations
 

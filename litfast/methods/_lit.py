@@ -47,7 +47,8 @@ def lit(
         L = loss_scale * ( beta * L_KD(z_S, z_T) + (1 - beta) * sum_i w_i mean((S_i(irs[i-1]) - irs[i])^2) )
 
     with irs the *teacher's* intermediate representations and z_S the student's own end-to-end path.
-    beta = 0 makes the sections independent: one branch each. Phase "finetune": `loss_scale * L_KD`, end to end.
+    beta = 0 makes the sections independent: one branch each. Phase "finetune": `loss_scale * L_KD`, end to
+    end.
 
     Args:
         teacher, student: sectioned alike; equal IR shapes, equal classes.
@@ -63,13 +64,14 @@ def lit(
         train_sections: names of the sections to train; the others keep their start.
         ir_input: "teacher", or "student" (the paper's ablation: each section is fed the student's own IR).
         noise: standard deviation of Gaussian noise on the sections' IR input.
-        bn_stats: which path moves the batch-norm statistics: "both" (own path first, then teacher-IR), "ir", "own".
-        unfreeze: what the fine-tuning trains: "sections" (the released CIFAR code), or "all" (its VDCNN code).
+        bn_stats: which path moves batch-norm statistics: "both" (own first, then teacher-IR), "ir", "own".
+        unfreeze: what the fine-tuning trains: "sections" (the released CIFAR code) or "all" (its VDCNN code).
 
     Raises:
         ValueError: an unknown option value, or models that do not pair up.
 
-    Source: LIT paper, equations 1 to 3 and section 3; options of the released code (stanford-futuredata/lit-code).
+    Source: LIT paper, equations 1 to 3 and section 3; options of the released code
+    (stanford-futuredata/lit-code).
     """
     choices = {
         "student_init": (student_init, ("random", "teacher")),
@@ -196,7 +198,9 @@ class _SectionStep:
 @contextmanager
 def _statistics(modules: Sequence[nn.Module], *, moved: bool) -> Iterator[None]:
     """Run batch norms in train mode as ever, but move their running statistics only if `moved`."""
-    norms = [m for module in modules for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        m for module in modules for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]
     held = [] if moved else [norm for norm in norms if norm.track_running_stats]
     for norm in held:
         norm.track_running_stats = False
@@ -222,10 +226,16 @@ def _check_options(
         if name not in names:
             raise ValueError(f"lit: {unknown('train_sections', name, names)}")
     if not trained or len(set(trained)) < len(trained):
-        raise ValueError(f"lit: train_sections must name at least one section, each once, got {list(trained)}")
+        raise ValueError(
+            f"lit: train_sections must name at least one section, each once, got {list(trained)}"
+        )
     if weights is not None and len(weights) != len(trained):
-        raise ValueError(f"lit: weights must hold one number a trained section ({len(trained)}), got {list(weights)}")
+        raise ValueError(
+            f"lit: weights must hold one number a trained section ({len(trained)}), got {list(weights)}"
+        )
     if noise < 0:
         raise ValueError(f"lit: noise must be 0 or more, got {noise}")
     if noise and ir_input == "student":
-        raise ValueError(f"lit: noise must be 0 with ir_input 'student', which feeds no teacher IR, got {noise}")
+        raise ValueError(
+            f"lit: noise must be 0 with ir_input 'student', which feeds no teacher IR, got {noise}"
+        )

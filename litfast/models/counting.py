@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from litfast.models._modes import evaluating
 
@@ -22,6 +21,8 @@ def macs(model: nn.Module, image_shape: Sequence[int]) -> int:
     Args:
         image_shape: [C, H, W], without the batch dimension.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton: only a count needs it
+
     like = next(model.parameters())
     image = torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device)
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -49,9 +49,9 @@ class _Fused(torch.autograd.Function):
             raise RuntimeError(f'{ctx.who}: the loss {rule}; use backend="reference"')
         if incoming is None:
             return (None,) * (4 + len(ctx.needs))
-        # Off the CPU, reading the incoming scale would stop the host until the device has caught up.
-        readable = incoming.ndim == 0 and incoming.device.type == "cpu" and not compiling
-        unit = readable and incoming.item() == 1
+        # Off the CPU, reading the incoming scale would stop the host; a traced tensor has no value to read.
+        readable = incoming.ndim == 0 and incoming.device.type == "cpu" and type(incoming) is Tensor
+        unit = readable and not compiling and incoming.item() == 1
         gradients = [
             (gradient if unit else _scaled(gradient, incoming)).to(dtype) if need else None
             for gradient, dtype, need in zip(ctx.saved_tensors, ctx.dtypes, ctx.needs, strict=True)

@@ -49,6 +49,8 @@ def ir_loss(
     """
     check_scale("ir_loss", scale)
     check_irs("ir_loss", student_irs, teacher_irs, penalty, weights)
+    if not student_irs:
+        raise ValueError("ir_loss: student_irs must hold at least one section, got none")
     served_by = choose(backend, Call("ir_loss", tuple(student_irs), tuple(teacher_irs), (scale,)))
     if served_by:
         args = (list(student_irs), list(teacher_irs), penalty, weights_or_ones(weights, student_irs))
@@ -70,6 +72,9 @@ def check_irs(
 ) -> None:
     """Raises ValueError or TypeError for what `ir_loss` and `lit_loss` refuse about sections."""
     check_choice(who, "penalty", penalty, PENALTIES)
+    for what, irs in (("student_irs", student_irs), ("teacher_irs", teacher_irs)):
+        if isinstance(irs, Tensor):
+            raise TypeError(f"{who}: {what} must be a sequence of tensors, got a tensor")
     sections = len(student_irs)
     if len(teacher_irs) != sections:
         raise ValueError(

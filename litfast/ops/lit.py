@@ -42,7 +42,7 @@ def lit_loss(
     `student_logits` come from the student's own path. Only `total` carries gradient.
 
     Args:
-        student_irs, teacher_irs, penalty, weights: as in `ir_loss`.
+        student_irs, teacher_irs, penalty, weights: as in `ir_loss`; `[]` and `[]` leave the KD term.
         student_logits, teacher_logits, target: as in `kd_loss`.
         alpha, tau, soft, label_smoothing, ignore_index: as in `kd_loss`.
         beta: weight of the KD term in [0, 1], 1 - beta that of the IR terms; a number or a 0-d tensor.

@@ -133,11 +133,9 @@ def lit_loss(
 ) -> LITLoss:
     """scale * (beta * KD + (1 - beta) * sum_i weights_i * mean(penalty(student_i - teacher_i)))."""
     dtype = _maths_dtype(*student_irs, *teacher_irs, student_logits, teacher_logits)
-    ir = (
-        ir_terms(student_irs, teacher_irs, penalty).to(dtype)
-        if student_irs
-        else student_logits.new_zeros(0, dtype=dtype)
-    )
+    ir = student_logits.new_empty(0, dtype=dtype)
+    if student_irs:
+        ir = ir_terms(student_irs, teacher_irs, penalty).to(dtype)
     rows = kd_rows(student_logits, teacher_logits, target, tau, soft, label_smoothing, ignore_index)
     soft_term, hard_term = (_mean(row, rows.valid).to(dtype) for row in (rows.soft, rows.hard))
     kd = alpha * hard_term + (1 - alpha) * soft_term
@@ -161,11 +159,9 @@ def _mean(rows: Tensor, valid: Tensor) -> Tensor:
 
 def _weighted(ir: Tensor, weights: Sequence[float] | None) -> Tensor:
     """sum_i weights_i ir_i, without a host-to-device copy of the weights."""
-    return (
-        ir.sum()
-        if weights is None
-        else torch.stack([w * term for w, term in zip(weights, ir, strict=True)]).sum()
-    )
+    if not weights:
+        return ir.sum()
+    return torch.stack([w * term for w, term in zip(weights, ir, strict=True)]).sum()
 
 
 def _correct(student_logits: Tensor, target: Tensor | None, valid: Tensor) -> Tensor:

@@ -104,5 +104,5 @@ def document() -> dict[str, Any]:
             ratio("eager", 128, 1.005, True),
         ],
         "checks": {},
-        "machine": machine.describe(),
+        "machine": machine.describe() | {"cores": 2, "load": 0.5},
     }

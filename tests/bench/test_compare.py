@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from litfast.bench import compare, lane, latency, modes, quick, record
+from litfast.bench import compare, lane, latency, modes, quick, record, report
 
 from .conftest import convnet
 
@@ -30,7 +30,7 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_document_has_stable_keys_and_is_json() -> None:
-    document = compare(convnet(8, blocks=3), convnet(8), **FAST)
+    document = compare({"teacher": convnet(8, blocks=3), "student": convnet(8)}, **FAST)
     assert list(document) == [
         "image_shape", "device", "threads", "models", "rows", "ratios", "checks", "machine",
     ]  # fmt: skip
@@ -46,9 +46,7 @@ def test_the_document_has_stable_keys_and_is_json() -> None:
 def test_sizes_are_counted_and_what_is_given_is_kept() -> None:
     deep, shallow = convnet(8, blocks=3), convnet(8)
     document = compare(
-        deep,
-        shallow,
-        names=("deep", "shallow"),
+        {"deep": deep, "shallow": shallow},
         accuracies={"deep": 97.5},
         weights_bytes={"shallow": 5},
         **FAST,
@@ -67,7 +65,7 @@ def test_a_ratio_is_teacher_over_student(monkeypatch: pytest.MonkeyPatch) -> Non
         return [0.006] if contender.contender == "teacher" else [0.002]
 
     monkeypatch.setattr(latency, "block", clocked)
-    (found,) = compare(convnet(8), convnet(4), **FAST | {"batches": (2,)})["ratios"]
+    (found,) = compare({"teacher": convnet(8), "student": convnet(4)}, **FAST | {"batches": (2,)})["ratios"]
     assert (found["baseline"], found["contender"]) == ("teacher", "student")
     assert found["speedup"] == pytest.approx(3.0)
     assert found["tie"] is False and found["reason"] is None
@@ -79,7 +77,10 @@ def test_a_red_gate_gives_a_reason_and_no_speedup(monkeypatch: pytest.MonkeyPatc
         return lambda images: factor * model(images)
 
     monkeypatch.setitem(modes.MODES, "wrong", wrong_when_narrow)
-    document = compare(convnet(8), convnet(4), **FAST | {"modes": ("eager", "wrong"), "batches": (2,)})
+    document = compare(
+        {"teacher": convnet(8), "student": convnet(4)},
+        **FAST | {"modes": ("eager", "wrong"), "batches": (2,)},
+    )
     eager, wrong = document["ratios"]
     assert eager["speedup"] > 0
     assert wrong["speedup"] is None and wrong["p10"] is None and wrong["tie"] is None
@@ -99,13 +100,17 @@ def test_a_mode_that_cannot_run_is_no_check_but_a_reason(monkeypatch: pytest.Mon
         raise RuntimeError("no compiler")
 
     monkeypatch.setitem(modes.MODES, "absent", absent)
-    document = compare(convnet(8), convnet(4), **FAST | {"modes": ("absent",), "batches": (2,)})
+    document = compare(
+        {"teacher": convnet(8), "student": convnet(4)}, **FAST | {"modes": ("absent",), "batches": (2,)}
+    )
     assert document["checks"] == {}
     assert document["ratios"][0]["reason"] == "teacher: no compiler; student: no compiler"
 
 
 def test_the_quick_look_is_eager_fp32_at_batch_1_and_128() -> None:
-    document = quick(convnet(4), convnet(4), image_shape=(3, 8, 8), accuracies={"student": 90.0})
+    document = quick(
+        {"teacher": convnet(4), "student": convnet(4)}, image_shape=(3, 8, 8), accuracies={"student": 90.0}
+    )
     cells = [(row["mode"], row["precision"], row["batch"]) for row in document["rows"]]
     assert cells == [("eager", "fp32", 1)] * 2 + [("eager", "fp32", 128)] * 2
     assert document["models"][1]["accuracy"] == 90.0
@@ -114,7 +119,6 @@ def test_the_quick_look_is_eager_fp32_at_batch_1_and_128() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"names": ("net", "net")}, r"compare: names must be two different names, got \['net', 'net'\]"),
         ({"accuracies": {"studnt": 1.0}}, "accuracies must be keyed by teacher, student, got studnt"),
         ({"weights_bytes": {"x": 1}}, "weights_bytes must be keyed by teacher, student, got x"),
         ({"accuracies": {"student": 101.0}}, "accuracy of student must lie in 0 to 100 percent, got 101.0"),
@@ -122,4 +126,19 @@ def test_the_quick_look_is_eager_fp32_at_batch_1_and_128() -> None:
 )
 def test_a_bad_argument_gets_one_clear_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        compare(convnet(4), convnet(4), **FAST | change)
+        compare({"teacher": convnet(4), "student": convnet(4)}, **FAST | change)
+
+
+def test_one_model_alone_is_measured_without_a_ratio() -> None:
+    document = compare({"student": convnet(4)}, **FAST)
+    assert [model["name"] for model in document["models"]] == ["student"] and document["ratios"] == []
+    assert [column.header for column in report.summary(document).columns] == ["", "student"]
+
+
+def test_every_further_model_is_held_to_the_first() -> None:
+    models = {"teacher": convnet(8), "one": convnet(4), "two": convnet(4)}
+    ratios = compare(models, **FAST | {"batches": (2,)})["ratios"]
+    assert [(ratio["baseline"], ratio["contender"]) for ratio in ratios] == [
+        ("teacher", "one"),
+        ("teacher", "two"),
+    ]

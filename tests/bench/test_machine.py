@@ -21,7 +21,7 @@ def test_the_machine_is_described_by_what_decides_a_measurement() -> None:
     found = machine.describe()
     assert list(found) == [
         "cpu", "cores", "threads", "isa", "ram_gib", "os", "python", "torch", "cuda", "gpu", "triton",
-        "litfast", "compiler",
+        "litfast", "compiler", "load",
     ]  # fmt: skip
     assert found["cpu"] and 1 <= found["cores"] <= (os.cpu_count() or 1)
     assert found["threads"] == torch.get_num_threads()

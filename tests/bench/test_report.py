@@ -64,11 +64,18 @@ def test_what_was_not_timed_has_a_dash_and_a_reason(document: dict[str, Any]) ->
     ]
 
 
+def test_a_busy_machine_is_said_to_be_busy(document: dict[str, Any]) -> None:
+    document["machine"]["load"] = 5.2
+    assert report.notes(document)[-1].startswith("the machine was busy before (load 5.2 on 2 cores)")
+    document["machine"]["load"] = None  # not known here
+    assert not any("busy" in note for note in report.notes(document))
+
+
 def test_everything_is_printed_to_the_given_console(document: dict[str, Any]) -> None:
     file = StringIO()
     report.show(document, Console(width=120, file=file))
     text = file.getvalue()
-    assert "Teacher and student" in text and "Latency, ms" in text
+    assert "deep and shallow" in text and "Latency, ms" in text
     assert line(text, "deep compile fp32").endswith("No working C++ compiler found")
     assert f"2 threads, torch {document['machine']['torch']}" in text
 

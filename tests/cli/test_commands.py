@@ -27,12 +27,27 @@ def test_published_checkpoints_reach_their_accuracy(
     model: str, weights: str, accuracy: float, shared_data: Path, litfast: Litfast
 ) -> None:
     folder, file = shared_data / "cifar-10-batches-bin", shared_data / "checkpoints" / weights
-    result = litfast("eval", "--model", model, "--weights", file, "--data", "cifar10", "--root", folder, "--json")
+    result = litfast(
+        "eval", "--model", model, "--weights", file, "--data", "cifar10", "--root", folder, "--json"
+    )
     assert json.loads(result.stdout)["accuracy"] == pytest.approx(accuracy, abs=0.2)
 
 
-def test_bench_of_a_run_measures_both_and_saves_what_it_found(finished: Path, litfast: Litfast, tmp_path: Path) -> None:
-    words = ["--batch", "1,4", "--mode", "eager", "--precision", "fp32", "--seconds", "0.02", "--out", tmp_path]
+def test_bench_of_a_run_measures_both_and_saves_what_it_found(
+    finished: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    words = [
+        "--batch",
+        "1,4",
+        "--mode",
+        "eager",
+        "--precision",
+        "fp32",
+        "--seconds",
+        "0.02",
+        "--out",
+        tmp_path,
+    ]
     document = json.loads(litfast("bench", finished, *words, "--json").stdout)
     assert [model["name"] for model in document["models"]] == ["teacher", "student"]
     assert [model["depth"] for model in document["models"]] == [14, 8]
@@ -43,7 +58,18 @@ def test_bench_of_a_run_measures_both_and_saves_what_it_found(finished: Path, li
 
 
 def test_bench_of_two_names_needs_no_run(litfast: Litfast) -> None:
-    words = ["--teacher", "resnet14", "--student", "resnet8", "--image", "3x16x16", "--batch", "2", "--mode", "eager"]
+    words = [
+        "--teacher",
+        "resnet14",
+        "--student",
+        "resnet8",
+        "--image",
+        "3x16x16",
+        "--batch",
+        "2",
+        "--mode",
+        "eager",
+    ]
     result = litfast("bench", *words, "--precision", "fp32", "--seconds", "0.02", "--json")
     assert [m["name"] for m in json.loads(result.stdout)["models"]] == ["resnet14", "resnet8"]
 
@@ -55,7 +81,11 @@ def test_bench_of_two_names_needs_no_run(litfast: Litfast) -> None:
         (["eval", "--model", "resnet20"], 2, "--model needs --weights FILE and --data NAME"),
         (["eval", "nowhere"], 1, "nowhere must hold a run"),
         (["bench"], 2, "either a run folder or --teacher and --student"),
-        (["bench", "--teacher", "resnet14", "--student", "resnet8", "--batch", "one"], 2, "--batch must be whole numbers"),
+        (
+            ["bench", "--teacher", "resnet14", "--student", "resnet8", "--batch", "one"],
+            2,
+            "--batch must be whole numbers",
+        ),
         (["bench", "--teacher", "resnet14", "--student", "resnet9"], 1, "model must be one of"),
         (["bench", "nowhere"], 1, "nowhere must hold a run"),
     ],
@@ -70,7 +100,9 @@ def test_info_names_what_there_is(litfast: Litfast) -> None:
     document = json.loads(litfast("info", "--json").stdout)
     assert document["litfast"] == __version__
     assert "reference" in {backend["name"] for backend in document["backends"]}
-    assert "digits" in document["recipes"] and "resnet110" in document["models"] and "lit" in document["methods"]
+    assert (
+        "digits" in document["recipes"] and "resnet110" in document["models"] and "lit" in document["methods"]
+    )
     assert "resnet110" in litfast("info").stdout
 
 

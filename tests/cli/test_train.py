@@ -22,7 +22,14 @@ Litfast = Callable[..., Result]
 
 def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    promised = {"config.toml", "run.json", "metrics.jsonl", "tensorboard", "checkpoints", "student.safetensors"}
+    promised = {
+        "config.toml",
+        "run.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "student.safetensors",
+    }
     assert promised | {"model.json", "results.json", "README.md"} <= names
     assert json.loads((finished / "run.json").read_text())["status"] == "finished"
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
@@ -49,7 +56,9 @@ def test_the_resolved_config_has_no_auto_and_runs_again(finished: Path) -> None:
     assert settings.engine.threads == 1
 
 
-def test_a_finished_run_is_not_overwritten_unless_asked(finished: Path, recipe: Path, litfast: Litfast) -> None:
+def test_a_finished_run_is_not_overwritten_unless_asked(
+    finished: Path, recipe: Path, litfast: Litfast
+) -> None:
     before = (finished / "student.safetensors").read_bytes()
     result = litfast("train", recipe, "--out", finished)
     assert result.exit_code == 1 and "--overwrite" in result.stderr
@@ -90,7 +99,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(recipe: Path, litfast: Litfa
         (["--set", "student.model=resnt20"], 1, "did you mean 'resnet20'?"),
         (["--set", "data.name=cifra10"], 1, "did you mean 'cifar10'?"),
         (["--set", "sections.schedule=cosin"], 2, "schedule must be one of constant, steps, cosine, linear"),
-        (["--set", "finetune=none"], 2, "recipe: finetune must be a table"),
+        (["--set", "finetune=none"], 2, "a [finetune] table must be given for method 'lit', got none"),
         (["--resume", "--overwrite"], 2, "--resume must come alone"),
         (["--device", "cuda:7"], 2, "device must be one that this machine has"),
     ],
@@ -102,7 +111,9 @@ def test_bad_words_get_one_clear_line(words: list[str], code: int, line: str, li
     assert result.stdout == ""
 
 
-def test_a_student_of_another_width_is_refused_before_training(recipe: Path, litfast: Litfast, tmp_path: Path) -> None:
+def test_a_student_of_another_width_is_refused_before_training(
+    recipe: Path, litfast: Litfast, tmp_path: Path
+) -> None:
     result = litfast("train", recipe, "--set", "student.blocks=[1, 1]", "--out", tmp_path / "run")
     assert result.exit_code == 1 and "blocks" in result.stderr
     assert not (tmp_path / "run").exists()
@@ -110,7 +121,9 @@ def test_a_student_of_another_width_is_refused_before_training(recipe: Path, lit
 
 def _start(recipe: Path, out: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "litfast", "train", str(recipe), "--out", str(out), *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=out.parent)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=out.parent
+    )
 
 
 def _wait_for(path: Path) -> None:
@@ -129,6 +142,7 @@ def test_a_stopped_run_checkpoints_says_how_to_go_on_and_resumes(
 ) -> None:
     out = tmp_path / "run"
     process = _start(recipe, out, *LONG)
+    _wait_for(out / "checkpoints" / "0-teacher.pt")
     _wait_for(out / "checkpoints" / "last.pt")
     os.kill(process.pid, number)
     _, stderr = process.communicate(timeout=60)
@@ -136,7 +150,9 @@ def test_a_stopped_run_checkpoints_says_how_to_go_on_and_resumes(
     assert f"litfast train --resume --out {out}" in stderr
     assert (out / "checkpoints" / "last.pt").exists()
     again = subprocess.run(
-        [sys.executable, "-m", "litfast", "train", "--resume", "--out", str(out)], capture_output=True, text=True
+        [sys.executable, "-m", "litfast", "train", "--resume", "--out", str(out)],
+        capture_output=True,
+        text=True,
     )
     assert again.returncode == 0, again.stderr
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
@@ -146,7 +162,9 @@ def test_a_stopped_run_checkpoints_says_how_to_go_on_and_resumes(
 def test_a_killed_run_resumes_to_bit_equal_weights(phase: str, recipe: Path, tmp_path: Path) -> None:
     words = ["--set", f"{phase}.epochs=12"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert _start(recipe, whole, *words).wait(timeout=120) == 0
+    process = _start(recipe, whole, *words)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
     process = _start(recipe, killed, *words)
     _wait_for(killed / "checkpoints" / ("0-teacher.pt" if phase == "sections" else "1-sections.pt"))
     _wait_for(killed / "checkpoints" / "last.pt")

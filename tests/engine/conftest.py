@@ -31,7 +31,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def loader() -> Loaders:
-    """loader(train=True, **changes): 4 training batches of 16, or 32 validation images in padded batches of 12."""
+    """loader(train=True, **changes): 4 training batches of 16, or 32 images in padded batches of 12."""
     images = sets.load("synthetic", size=8, train=64, val=32)
 
     def make(train: bool = True, **changes: Any) -> ResidentLoader:
@@ -60,7 +60,9 @@ class LIT:
         torch.manual_seed(0)
         self.teacher: SectionedModel = create("resnet14", classes=4).to(dtype)
         self.student: SectionedModel = create("resnet8", classes=4).to(dtype)
-        self.teacher(torch.randn(16, 3, 8, 8, dtype=dtype))  # batch-norm statistics that are not a fresh model's
+        self.teacher(
+            torch.randn(16, 3, 8, 8, dtype=dtype)
+        )  # batch-norm statistics that are not a fresh model's
         words = {"epochs": 2, "lr": 0.05, "schedule": "cosine", **options.pop("schedule", {})}
         schedule = Schedule(**words)
         phases = {"sections": schedule, "finetune": schedule}

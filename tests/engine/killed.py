@@ -22,7 +22,9 @@ def run(out: Path, *, resume: bool = False, kill_at: int | None = None) -> dict[
     teacher, student = litfast.create("resnet14", classes=4), litfast.create("resnet8", classes=4)
     images = sets.load("synthetic", size=8, train=64)
     normalised = {"mean": images.mean, "std": images.std}
-    data = ResidentLoader(images.train.images, images.train.labels, batch=16, train=True, crop=1, **normalised)
+    data = ResidentLoader(
+        images.train.images, images.train.labels, batch=16, train=True, crop=1, **normalised
+    )
     schedule = litfast.Schedule(epochs=2, lr=0.05, schedule="cosine")
     phases = litfast.methods.lit(teacher, student, sections=schedule, finetune=schedule, beta=0.0, noise=0.1)
     steps = 0

@@ -46,7 +46,10 @@ class FullDisk:
 
 
 def fill_the_disk(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
-    monkeypatch.setattr(checkpoint, "open", lambda *args: FullDisk(open(*args), room), raising=False)
+    def opened(path: Path, mode: str) -> FullDisk:
+        return FullDisk(path.open(mode), room)
+
+    monkeypatch.setattr(checkpoint, "open", opened, raising=False)
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(path: Path) -> None:
@@ -109,11 +112,15 @@ def test_a_torn_checkpoint_gets_one_clear_line(part: float, path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"not a checkpoint", pickle.dumps({"a": 1}, protocol=2), pickle.dumps(os.getcwd, protocol=2)])
+@pytest.mark.parametrize(
+    "content", [b"not a checkpoint", pickle.dumps({"a": 1}, protocol=2), pickle.dumps(os.getcwd, protocol=2)]
+)
 def test_a_foreign_file_gets_one_clear_line_and_runs_no_code(content: bytes, path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"^checkpoint: .*last.pt must be a whole litfast checkpoint, got[^\n]*$"):
+    with pytest.raises(
+        ValueError, match=r"^checkpoint: .*last.pt must be a whole litfast checkpoint, got[^\n]*$"
+    ):
         checkpoint.load(path)
 
 

@@ -44,7 +44,9 @@ class Relabelled:
         return getattr(self.data, name)
 
     def batches(self, epoch: int, start: int = 0) -> Any:
-        return (Batch(b.images, torch.full_like(b.target, self.target)) for b in self.data.batches(epoch, start))
+        return (
+            Batch(b.images, torch.full_like(b.target, self.target)) for b in self.data.batches(epoch, start)
+        )
 
 
 def test_accuracy_and_loss_are_those_of_all_samples_in_eval_mode(
@@ -86,7 +88,9 @@ def test_modes_are_given_back_even_when_the_forward_fails(val: ResidentLoader) -
     assert all(module.training for module in model.modules())
 
 
-def test_bf16_runs_the_model_in_bf16_and_sums_in_full_precision(model: SectionedModel, val: ResidentLoader) -> None:
+def test_bf16_runs_the_model_in_bf16_and_sums_in_full_precision(
+    model: SectionedModel, val: ResidentLoader
+) -> None:
     seen: list[torch.dtype] = []
     model.model.get_submodule("linear").register_forward_hook(lambda _, __, out: seen.append(out.dtype))
     half, full = evaluate(model, val, precision="bf16"), evaluate(model, val)

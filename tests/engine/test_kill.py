@@ -31,7 +31,9 @@ def journal(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("step", [6, 15], ids=["phase 1", "phase 2"])
-def test_a_killed_run_resumes_to_the_bit(step: int, whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_bit(
+    step: int, whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     path = os.pathsep.join([str(Path(litfast.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(SCRIPT), str(out), str(step)]

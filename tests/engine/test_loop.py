@@ -36,7 +36,9 @@ def section_losses(student: SectionedModel, irs: list[Tensor]) -> list[Tensor]:
     return [mse_loss(section(irs[i]), irs[i + 1]) for i, section in enumerate(student.sections)]
 
 
-def plain_lit(teacher: SectionedModel, student: SectionedModel, data: ResidentLoader, beta: float, kind: str) -> None:
+def plain_lit(
+    teacher: SectionedModel, student: SectionedModel, data: ResidentLoader, beta: float, kind: str
+) -> None:
     """LIT as one would write it without litfast: two phases, sections trained, stem and head frozen."""
     ends = ("conv1", "bn1", "linear")
     with torch.no_grad():
@@ -78,7 +80,9 @@ def test_the_engine_trains_what_a_plain_loop_trains(beta: float, kind: str, lit:
         pass
     expected = by_hand.state()
     torch.testing.assert_close(ours.state(), expected, rtol=1e-7, atol=1e-9)
-    moved = [key for key, value in expected.items() if not torch.allclose(value.double(), start[key].double())]
+    moved = [
+        key for key, value in expected.items() if not torch.allclose(value.double(), start[key].double())
+    ]
     assert len(moved) > 40  # not a comparison of two untouched models
 
 
@@ -105,6 +109,8 @@ def test_a_plain_phase_is_bit_equal_to_the_loop_with_the_same_optimizer(
 def test_a_schedules_steps_reach_the_optimizer(toy: Any, phase: Any, data: ResidentLoader) -> None:
     """An lr of 0 from the first milestone on stops the training there."""
     words = {"lr": 0.1, "schedule": "steps", "milestones": (1,), "gamma": 0.0, "epochs": 3}
-    weights = [toy.linear.weight.clone() for r in litfast.train([phase(toy, **words)], data) if r.kind == "epoch"]
+    weights = [
+        toy.linear.weight.clone() for r in litfast.train([phase(toy, **words)], data) if r.kind == "epoch"
+    ]
     assert torch.equal(weights[0], weights[2])
     assert Schedule(**words).lr_at(1.0) == 0.0

@@ -39,7 +39,8 @@ def test_a_schedules_words_make_the_optimizer_that_they_name(
 
 def test_every_known_optimizer_can_be_made() -> None:
     made = [
-        optim.make([nn.Parameter(torch.zeros(1))], Schedule(epochs=1, lr=0.1, optimizer=name)) for name in OPTIMIZERS
+        optim.make([nn.Parameter(torch.zeros(1))], Schedule(epochs=1, lr=0.1, optimizer=name))
+        for name in OPTIMIZERS
     ]
     assert len({type(optimizer) for optimizer in made}) == len(OPTIMIZERS)
 

@@ -20,7 +20,9 @@ def planned(phases: Any, data: ResidentLoader, precision: str = "fp32") -> list[
     return list(plan(phases, data, device=CPU, precision=precision))
 
 
-def test_every_phase_and_branch_is_named_with_its_steps_and_parameters(lit: Any, data: ResidentLoader) -> None:
+def test_every_phase_and_branch_is_named_with_its_steps_and_parameters(
+    lit: Any, data: ResidentLoader
+) -> None:
     run = lit(beta=0.0)
     plans = planned(run.phases, data)
     assert [(p.phase, p.branch) for p in plans] == [

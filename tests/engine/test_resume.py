@@ -135,7 +135,7 @@ def test_finished_phases_are_loaded_and_not_trained(
     assert (first.kind, first.phase, first.epoch, first.restored) == ("phase", "sections", 2, True)
     assert first.val is not None and first.best_accuracy is not None
     assert {(r.phase, r.restored) for r in rest} == {("finetune", False)}
-    assert [(r.epoch, r.step) for r in rest if r.kind == "step"][0] == (0, 3)
+    assert next((r.epoch, r.step) for r in rest if r.kind == "step") == (0, 3)
 
 
 def test_a_finished_run_is_loaded_whole(lit: Any, data: ResidentLoader, tmp_path: Path) -> None:
@@ -146,7 +146,9 @@ def test_a_finished_run_is_loaded_whole(lit: Any, data: ResidentLoader, tmp_path
     assert_same(again.state(), done.state())
 
 
-def test_resuming_an_empty_folder_starts_from_the_beginning(lit: Any, data: ResidentLoader, tmp_path: Path) -> None:
+def test_resuming_an_empty_folder_starts_from_the_beginning(
+    lit: Any, data: ResidentLoader, tmp_path: Path
+) -> None:
     fresh, plain = lit(beta=0.0), lit(beta=0.0)
     run(fresh, data, None, tmp_path / "new", resume=True)
     run(plain, data, None, tmp_path / "plain")
@@ -158,7 +160,9 @@ def test_without_resume_the_checkpoints_of_an_earlier_run_are_neither_continued_
 ) -> None:
     interrupted(lit(beta=0.0), data, None, tmp_path, ("step", 6))
     before = rows(tmp_path)
-    with pytest.raises(ValueError, match="train: out must hold no checkpoints unless resume is asked for, got those"):
+    with pytest.raises(
+        ValueError, match="train: out must hold no checkpoints unless resume is asked for, got those"
+    ):
         litfast.train(lit(beta=0.0).phases, data, out=tmp_path)
     assert rows(tmp_path) == before
 
@@ -191,7 +195,10 @@ def test_a_disk_that_fills_up_mid_run_loses_nothing(
     reports = litfast.train(lit(beta=0.0).phases, data, out=tmp_path / "parts")
     for _ in range(7):
         next(reports)
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left .* the previous one is kept"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match=r"No space left .* the previous one is kept"),
+    ):
         patch.setattr(checkpoint.os, "fsync", full)
         list(reports)
     run(last, data, None, tmp_path / "parts", resume=True)
@@ -212,7 +219,9 @@ def test_a_loss_that_recovers_resumes_from_the_last_good_checkpoint(
     for _ in range(6):
         next(reports)
     nn.init.constant_(toy.linear.weight, float("nan"))
-    with pytest.raises(FloatingPointError, match="branch 'toy' must be finite, got a non-finite one at step 5"):
+    with pytest.raises(
+        FloatingPointError, match="branch 'toy' must be finite, got a non-finite one at step 5"
+    ):
         list(reports)
     for _ in litfast.train([phase(toy)], data, out=tmp_path, resume=True):
         pass
@@ -222,11 +231,31 @@ def test_a_loss_that_recovers_resumes_from_the_last_good_checkpoint(
 @pytest.mark.parametrize(
     ("stop", "options", "message"),
     [
-        (("step", 2), {"beta": 0.5}, r"train: the checkpoint must be of branches student \(sgd\), got layer1 \(sgd\), "),
-        (("phase", 1), {"name": "other"}, "checkpoints must hold checkpoints of this very method, got no 0-other.pt"),
-        (("step", 2), {"name": "other"}, "train: the checkpoint must be of phase 'other', got one of 'sections'"),
-        (("step", 2), {"model": True}, r"train: last.pt must fit the model of phase 'sections', got: size mismatch"),
-        (("phase", 1), {"model": True}, r"train: 0-sections.pt must fit the model of phase 'sections', got: "),
+        (
+            ("step", 2),
+            {"beta": 0.5},
+            r"train: the checkpoint must be of branches student \(sgd\), got layer1 \(sgd\), ",
+        ),
+        (
+            ("phase", 1),
+            {"name": "other"},
+            "checkpoints must hold checkpoints of this very method, got no 0-other.pt",
+        ),
+        (
+            ("step", 2),
+            {"name": "other"},
+            "train: the checkpoint must be of phase 'other', got one of 'sections'",
+        ),
+        (
+            ("step", 2),
+            {"model": True},
+            r"train: last.pt must fit the model of phase 'sections', got: size mismatch",
+        ),
+        (
+            ("phase", 1),
+            {"model": True},
+            r"train: 0-sections.pt must fit the model of phase 'sections', got: ",
+        ),
     ],
 )
 def test_the_checkpoint_of_another_method_or_model_is_refused(
@@ -254,5 +283,7 @@ def test_a_torn_checkpoint_gets_one_clear_line(lit: Any, data: ResidentLoader, t
     interrupted(lit(beta=0.0), data, None, tmp_path, ("step", 2))
     torn = tmp_path / "checkpoints" / "last.pt"
     torn.write_bytes(torn.read_bytes()[:5000])
-    with pytest.raises(ValueError, match=r"^checkpoint: [^\n]*last.pt must be a whole litfast checkpoint, got: [^\n]+$"):
+    with pytest.raises(
+        ValueError, match=r"^checkpoint: [^\n]*last.pt must be a whole litfast checkpoint, got: [^\n]+$"
+    ):
         list(litfast.train(lit(beta=0.0).phases, data, out=tmp_path, resume=True))

@@ -43,7 +43,9 @@ def test_an_earlier_run_is_only_replaced_when_asked(status: str, remedy: str, tm
     assert not list((tmp_path / "run").iterdir())
 
 
-@pytest.mark.parametrize("files", [{"thesis.txt": "mine"}, {"thesis.txt": "mine", MARK: '{"status": "of another tool"}'}])
+@pytest.mark.parametrize(
+    "files", [{"thesis.txt": "mine"}, {"thesis.txt": "mine", MARK: '{"status": "of another tool"}'}]
+)
 def test_a_foreign_folder_is_never_written_into_or_deleted(files: dict[str, str], tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -97,7 +99,9 @@ def test_weights_are_written_under_the_models_plain_keys_bit_for_bit(tmp_path: P
     size = made(tmp_path).write_weights("student.safetensors", model)
     written = load_file(tmp_path / "student.safetensors")
     assert "conv1.weight" in written
-    assert {key: value.shape for key, value in written.items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert {key: value.shape for key, value in written.items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
     assert all(torch.equal(value, written[key]) for key, value in model.state_dict().items())
     assert size == (tmp_path / "student.safetensors").stat().st_size
 
@@ -125,7 +129,12 @@ def test_next_free_counts_up_to_the_first_free_number(tmp_path: Path) -> None:
 
 
 def test_latest_unfinished_is_the_newest_open_run_of_that_recipe(tmp_path: Path) -> None:
-    folders = {"digits-1": "running", "digits-2": "running", "digits-3": "finished", "digits-small-1": "running"}
+    folders = {
+        "digits-1": "running",
+        "digits-2": "running",
+        "digits-3": "finished",
+        "digits-small-1": "running",
+    }
     for age, (name, status) in enumerate(folders.items()):
         mark = made(tmp_path / name, status).path / MARK
         os.utime(mark, (age, age))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
@@ -28,7 +30,9 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4))
 
 
-def stepped(phase: Phase, batch: Batch, *, steps: int = 1, precision: str = "fp32") -> list[dict[str, Tensor]]:
+def stepped(
+    phase: Phase, batch: Batch, *, steps: int = 1, precision: str = "fp32"
+) -> list[dict[str, Tensor]]:
     with prepared(phase, CPU):
         step = Step(phase, precision=precision, device=CPU)
         return [step(batch, step=i, progress=i / steps) for i in range(steps)]
@@ -75,7 +79,11 @@ def test_a_branch_after_another_sees_its_update_and_takes_none_of_its_gradient(
     plain = Schedule(epochs=1, lr=0.5, momentum=0.0, weight_decay=0.0)
     first = Branch(name="a", params=(model[0],), loss=lambda _: {"loss": model[0] * model[1]}, schedule=plain)
     second = Branch(
-        name="b", params=(model[1],), loss=lambda _: {"loss": 2 * model[0] * model[1]}, schedule=plain, after=("a",)
+        name="b",
+        params=(model[1],),
+        loss=lambda _: {"loss": 2 * model[0] * model[1]},
+        schedule=plain,
+        after=("a",),
     )
     stepped(phase(model, branches=(first, second)), batch)
     assert model[0].item() == 0.5  # 1 - 0.5 * 1
@@ -125,14 +133,25 @@ def test_modes_and_gradient_flags_are_set_for_the_phase_and_given_back(
         name="play", model=net, observe=lambda b: b, branches=(branch,), trains=(net[4],), frozen=(teacher,)
     )
     with prepared(ours, CPU):
-        assert {id(p) for p in (*net.parameters(), *teacher.parameters()) if p.requires_grad} == set(map(id, params))
+        assert {id(p) for p in (*net.parameters(), *teacher.parameters()) if p.requires_grad} == set(
+            map(id, params)
+        )
         assert net[4].training and not net[1].training and not teacher.training
     assert [p.requires_grad for p in net.parameters()] == [True, False, True, True, True, True]
     assert all(p.requires_grad for p in teacher.parameters())
     assert not any(module.training for module in net.modules())
 
 
-def test_a_steps_state_carries_optimizers_and_the_branches_own_buffers(batch: Batch, phase: Callable[..., Phase]) -> None:
+def test_no_gradient_is_left_behind_when_a_phase_is_over(
+    net: nn.Sequential, phase: Callable[..., Phase], batch: Batch
+) -> None:
+    stepped(phase(net), batch)
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_a_steps_state_carries_optimizers_and_the_branches_own_buffers(
+    batch: Batch, phase: Callable[..., Phase]
+) -> None:
     def made() -> tuple[nn.Module, nn.Module, Step]:
         torch.manual_seed(0)
         model, memory = nn.Linear(4, 1), nn.BatchNorm1d(4, affine=False)  # any module with buffers
@@ -141,7 +160,9 @@ def test_a_steps_state_carries_optimizers_and_the_branches_own_buffers(batch: Ba
             return {"loss": model(memory(torch.rand(8, 4))).square().mean()}
 
         schedule = Schedule(epochs=1, lr=0.1, optimizer="adam")
-        branch = Branch(name="a", params=tuple(model.parameters()), loss=loss, schedule=schedule, state=memory)
+        branch = Branch(
+            name="a", params=tuple(model.parameters()), loss=loss, schedule=schedule, state=memory
+        )
         return model, memory, Step(phase(model, branches=(branch,)), precision="fp32", device=CPU)
 
     model, memory, step = made()
@@ -165,3 +186,33 @@ def test_the_state_of_other_branches_or_optimizers_is_refused(
     message = r"train: the checkpoint must be of branches toy \(adam\), got toy \(sgd\)"
     with pytest.raises(ValueError, match=message):
         step(optimizer="adam").load_state(step().state())
+
+
+class NoHostReads(TorchDispatchMode):
+    """Refuses every op that waits for the device to bring a value to the host.
+
+    The fused ops may read the scale of a CPU gradient in their backward: they never do on another device.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "equal", "is_nonzero"):
+            callers = {frame.filename for frame in traceback.extract_stack()}
+            assert any(file.endswith("litfast/ops/_autograd.py") for file in callers), (
+                f"{name} waits for the device"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_a_step_of_lit_reads_nothing_back_to_the_host(beta: float, lit: Any, batch: Batch) -> None:
+    for ours in lit(beta=beta, noise=0.1, bn_stats="both").phases:
+        with prepared(ours, CPU):
+            step = Step(ours, precision="fp32", device=CPU)
+            with NoHostReads():
+                step(batch, step=0, progress=0.0)
+
+
+def test_the_host_read_detector_detects() -> None:
+    with NoHostReads(), pytest.raises(AssertionError, match="_local_scalar_dense waits for the device"):
+        torch.ones(1).item()

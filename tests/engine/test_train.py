@@ -50,7 +50,9 @@ def test_train_reports_every_step_epoch_and_phase_in_order(lit: Any, data: Resid
     assert not any(r.restored or r.val for r in reports)
 
 
-def test_metrics_are_means_over_the_epoch_read_every_few_steps(toy: nn.Module, phase: Toys, data: ResidentLoader) -> None:
+def test_metrics_are_means_over_the_epoch_read_every_few_steps(
+    toy: nn.Module, phase: Toys, data: ResidentLoader
+) -> None:
     values = iter(range(1, 9))
 
     def loss(batch: Batch) -> Losses:
@@ -94,7 +96,9 @@ def test_a_phase_of_no_epochs_trains_nothing(toy: nn.Module, phase: Toys, data: 
     assert torch.equal(toy.linear.weight, before)
 
 
-def test_the_loaders_epochs_run_on_through_the_phases(toy: nn.Module, phase: Toys, data: ResidentLoader) -> None:
+def test_the_loaders_epochs_run_on_through_the_phases(
+    toy: nn.Module, phase: Toys, data: ResidentLoader
+) -> None:
     asked: list[tuple[int, int]] = []
 
     class Spy:
@@ -108,7 +112,7 @@ def test_the_loaders_epochs_run_on_through_the_phases(toy: nn.Module, phase: Toy
     assert asked == [(0, 0), (1, 0), (2, 0)]
 
 
-def test_the_seed_decides_the_noise_and_each_phase_starts_from_its_own(lit: Any, data: ResidentLoader) -> None:
+def test_the_seed_decides_the_noise(lit: Any, data: ResidentLoader) -> None:
     def trained(seed: int) -> dict[str, Tensor]:
         run = lit(beta=0.0, noise=0.1)
         torch.rand(int(torch.randint(1, 9, ())))  # whatever was drawn before does not matter
@@ -118,6 +122,22 @@ def test_the_seed_decides_the_noise_and_each_phase_starts_from_its_own(lit: Any,
     first, again, other = trained(0), trained(0), trained(1)
     assert all(torch.equal(value, again[key]) for key, value in first.items())
     assert not torch.equal(first["layer1.0.conv1.weight"], other["layer1.0.conv1.weight"])
+
+
+def test_every_phase_starts_from_a_seed_of_its_own(toy: nn.Module, phase: Toys, data: ResidentLoader) -> None:
+    draws: dict[str, list[float]] = {}
+
+    def drawing(name: str, epochs: int) -> Phase:
+        def loss(batch: Batch) -> Losses:
+            draws.setdefault(name, []).append(torch.rand(()).item())
+            return {"loss": cross_entropy(toy(batch.images), batch.target)}
+
+        return phase(toy, name=name, epochs=epochs, loss=loss)
+
+    reports_of([drawing("short", 1), drawing("b", 1)], data)
+    reports_of([drawing("long", 3), drawing("b again", 1)], data)
+    assert draws["b"] == draws["b again"]  # however much the phase before drew
+    assert draws["short"] == draws["long"][:4] != draws["b"]
 
 
 def test_bf16_trains_lit_and_keeps_every_parameter_and_buffer_in_fp32(lit: Any, data: ResidentLoader) -> None:
@@ -144,10 +164,18 @@ def test_a_run_leaves_the_end_of_each_phase_and_a_row_an_epoch(
     lit: Any, data: ResidentLoader, val: ResidentLoader, tmp_path: Path
 ) -> None:
     epochs = [r for r in reports_of(lit(beta=0.0).phases, data, val, out=tmp_path) if r.kind == "epoch"]
-    assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == ["0-sections.pt", "1-finetune.pt"]
+    assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == [
+        "0-sections.pt",
+        "1-finetune.pt",
+    ]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     for row, report, step in zip(rows, epochs, (4, 8, 12, 16), strict=True):
-        place = {"step": step, "phase": report.phase, "epoch": report.epoch, "images_per_s": report.images_per_s}
+        place = {
+            "step": step,
+            "phase": report.phase,
+            "epoch": report.epoch,
+            "images_per_s": report.images_per_s,
+        }
         assert report.val is not None
         checked = {"val_accuracy": report.val.accuracy, "val_loss": report.val.loss}
         assert row == {**place, **report.metrics, **checked}
@@ -193,8 +221,8 @@ def test_a_loss_that_is_not_finite_names_phase_branch_and_step_and_keeps_the_che
         for report in litfast.train([phase(toy, epochs=3, loss=Poisoned(toy, at=5))], data, out=tmp_path):
             reports.append(report)
     assert str(caught.value) == (
-        "train: loss of phase 'play', branch 'toy' must be finite, got a non-finite one at step 5 (epoch 2 of 3); "
-        "the last good checkpoint is kept"
+        "train: loss of phase 'play', branch 'toy' must be finite, "
+        "got a non-finite one at step 5 (epoch 2 of 3); the last good checkpoint is kept"
     )
     kept = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
     assert kept["progress"]["epoch"] == 1
@@ -223,6 +251,8 @@ def test_closing_after_an_unread_nan_does_not_replace_the_good_checkpoint(
         ({"resume": True}, "train: out must be the run's folder when resume is asked for, got none"),
     ],
 )
-def test_a_wrong_option_is_refused_at_once(options: dict[str, Any], message: str, data: ResidentLoader) -> None:
+def test_a_wrong_option_is_refused_at_once(
+    options: dict[str, Any], message: str, data: ResidentLoader
+) -> None:
     with pytest.raises(ValueError, match=message):
         litfast.train([], data, **options)

@@ -23,9 +23,13 @@ Seen = Callable[[Phase, Batch], Any]
 Gradients = Callable[..., dict[str, Tensor | None]]
 
 
-def by_hand(student_logits: Tensor, teacher_logits: Tensor, target: Tensor, alpha: float, tau: float) -> Tensor:
+def by_hand(
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, alpha: float, tau: float
+) -> Tensor:
     soft = -(softmax(teacher_logits / tau, 1) * log_softmax(student_logits / tau, 1)).sum(1)
-    return (alpha * cross_entropy(student_logits, target, reduction="none") + (1 - alpha) * tau**2 * soft).mean()
+    return (
+        alpha * cross_entropy(student_logits, target, reduction="none") + (1 - alpha) * tau**2 * soft
+    ).mean()
 
 
 @pytest.mark.parametrize(("alpha", "tau"), [(0.95, 6.0), (0.1, 4.0), (0.0, 1.0), (1.0, 3.0)])

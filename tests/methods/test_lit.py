@@ -117,7 +117,11 @@ def test_beta_zero_trains_every_section_in_a_branch_of_its_own(
     for branch in phase.branches:
         ours = gradients(phase, observation, branch)
         assert reached(ours) == {branch.name}
-        assert all(ours[name] is not None for name, _ in student.model.named_parameters() if section_of(name) == branch.name)
+        assert all(
+            ours[name] is not None
+            for name, _ in student.model.named_parameters()
+            if section_of(name) == branch.name
+        )
 
 
 def test_the_branches_together_have_the_gradient_of_the_joint_loss_at_beta_zero(
@@ -226,7 +230,12 @@ def test_loss_scale_scales_every_gradient_of_both_phases(
 
 
 def test_only_the_sections_of_the_student_may_take_a_gradient_in_either_phase(
-    teacher: SectionedModel, student: SectionedModel, batch: Batch, ready: Ready, seen: Seen, gradients: Gradients
+    teacher: SectionedModel,
+    student: SectionedModel,
+    batch: Batch,
+    ready: Ready,
+    seen: Seen,
+    gradients: Gradients,
 ) -> None:
     phases = lit(teacher, student, **PHASES)
     for _ in ("sections", "finetune"):
@@ -235,7 +244,9 @@ def test_only_the_sections_of_the_student_may_take_a_gradient_in_either_phase(
         assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
 
 
-def test_observing_keeps_no_graph(teacher: SectionedModel, student: SectionedModel, batch: Batch, ready: Ready, seen: Seen) -> None:
+def test_observing_keeps_no_graph(
+    teacher: SectionedModel, student: SectionedModel, batch: Batch, ready: Ready, seen: Seen
+) -> None:
     observation = seen(ready(lit(teacher, student, **PHASES, beta=0.0)), batch)
     assert not any(tensor.requires_grad for tensor in [*observation.irs, observation.logits])
 

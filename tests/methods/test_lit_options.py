@@ -30,7 +30,9 @@ Gradients = Callable[..., dict[str, Tensor | None]]
 
 def changed(model: SectionedModel, before: dict[str, Tensor]) -> set[str]:
     """The model's children whose parameters or buffers are no longer the same, bit for bit."""
-    return {key.split(".")[0] for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    return {
+        key.split(".")[0] for key, value in model.state_dict().items() if not torch.equal(value, before[key])
+    }
 
 
 def run(phases: Iterator[Phase], data: ResidentLoader, stop_after: str = "") -> None:
@@ -52,7 +54,9 @@ def test_after_the_sections_stem_and_head_are_bit_equal_to_the_teachers(
     assert changed(student, start) == {"conv1", "bn1", "linear", "layer1", "layer2", "layer3"}
 
 
-@pytest.mark.parametrize("options", [{"beta": 0.0}, {"beta": 0.75, "unfreeze": "all", "student_init": "teacher"}])
+@pytest.mark.parametrize(
+    "options", [{"beta": 0.0}, {"beta": 0.75, "unfreeze": "all", "student_init": "teacher"}]
+)
 def test_the_teacher_is_bit_identical_after_the_whole_training(
     options: dict[str, Any], teacher: SectionedModel, student: SectionedModel, data: ResidentLoader
 ) -> None:
@@ -144,7 +148,9 @@ def test_noise_is_added_to_the_ir_input_alone_and_drawn_from_the_global_generato
     torch.manual_seed(5)
     for i, section in enumerate(student.sections):
         noisy = observation.irs[i] + 0.3 * torch.randn_like(observation.irs[i])
-        torch.testing.assert_close(ours[i], mse_loss(section(noisy), observation.irs[i + 1]), rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            ours[i], mse_loss(section(noisy), observation.irs[i + 1]), rtol=1e-12, atol=0
+        )
     again = [branch.loss(observation)["loss"] for branch in phase.branches]
     assert all(first.item() != second.item() for first, second in zip(ours, again, strict=True))
 
@@ -153,7 +159,9 @@ def test_student_init_teacher_copies_the_first_the_middle_and_the_last_block(mak
     teacher, student = make("resnet56", 0), make("resnet20", 1)
     next(lit(teacher, student, **PHASES, student_init="teacher"))
     for section in ("layer1", "layer2", "layer3"):
-        theirs, ours = (dict(model.model.get_submodule(section).named_children()) for model in (teacher, student))
+        theirs, ours = (
+            dict(model.model.get_submodule(section).named_children()) for model in (teacher, student)
+        )
         for place, source in zip(("0", "1", "2"), ("0", "4", "8"), strict=True):
             copied = ours[place].state_dict()
             assert all(torch.equal(copied[key], value) for key, value in theirs[source].state_dict().items())
@@ -170,7 +178,10 @@ def test_student_init_random_leaves_the_sections_as_they_came(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"student_init": "techer"}, "lit: student_init must be one of .* got 'techer'; did you mean 'teacher'?"),
+        (
+            {"student_init": "techer"},
+            "lit: student_init must be one of .* got 'techer'; did you mean 'teacher'?",
+        ),
         ({"ir_input": "both"}, "lit: ir_input must be one of student, teacher, got 'both'"),
         ({"bn_stats": "irs"}, "lit: bn_stats must be one of both, ir, own, got 'irs'; did you mean 'ir'?"),
         ({"unfreeze": "none"}, "lit: unfreeze must be one of all, sections, got 'none'"),
@@ -178,7 +189,10 @@ def test_student_init_random_leaves_the_sections_as_they_came(
         ({"noise": 0.1, "ir_input": "student"}, "lit: noise must be 0 with ir_input 'student'"),
         ({"train_sections": ["layer4"]}, "lit: train_sections must be one of layer1, .* got 'layer4'"),
         ({"train_sections": []}, "lit: train_sections must name at least one section, each once, got []"),
-        ({"train_sections": ["layer1", "layer1"]}, "lit: train_sections must name at least one section, each once"),
+        (
+            {"train_sections": ["layer1", "layer1"]},
+            "lit: train_sections must name at least one section, each once",
+        ),
         ({"weights": [1.0]}, r"lit: weights must hold one number a trained section \(3\), got \[1.0\]"),
         ({"weights": [1.0] * 4, "beta": 0.0}, r"lit: weights must hold one number a trained section \(3\)"),
     ],
@@ -192,8 +206,12 @@ def test_a_wrong_option_is_refused_before_the_first_phase(
     assert changed(student, before) == set()
 
 
-def test_models_that_do_not_pair_up_are_refused_before_the_first_phase(make: Make, teacher: SectionedModel) -> None:
+def test_models_that_do_not_pair_up_are_refused_before_the_first_phase(
+    make: Make, teacher: SectionedModel
+) -> None:
     torch.manual_seed(0)
     stranger = litfast.create("resnet8", classes=5).double()
-    with pytest.raises(ValueError, match=r"copy_ends: student head must have the teacher's keys and shapes, got "):
+    with pytest.raises(
+        ValueError, match=r"copy_ends: student head must have the teacher's keys and shapes, got "
+    ):
         next(lit(teacher, stranger, **PHASES))

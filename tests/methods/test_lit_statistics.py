@@ -62,7 +62,9 @@ def test_the_named_paths_move_the_statistics_own_path_first(
         run_path(by_hand, path, observation)
     torch.testing.assert_close(ours, buffers(by_hand), rtol=1e-12, atol=0)
     counts = {name: ours[name] - start[name] for name in ours if name.endswith("num_batches_tracked")}
-    assert {int(count) for name, count in counts.items() if name.startswith("layer")} == {len(PATHS[bn_stats])}
+    assert {int(count) for name, count in counts.items() if name.startswith("layer")} == {
+        len(PATHS[bn_stats])
+    }
     assert counts["bn1.num_batches_tracked"] == 0
 
 

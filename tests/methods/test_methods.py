@@ -34,5 +34,7 @@ def test_every_option_of_a_method_is_given_by_name_and_named_in_its_docstring(na
 
 
 def test_an_unknown_method_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"method must be one of kd, lit, scratch, got 'li'; did you mean 'lit'\?"):
+    with pytest.raises(
+        ValueError, match=r"method must be one of kd, lit, scratch, got 'li'; did you mean 'lit'\?"
+    ):
         METHODS["li"]

@@ -14,11 +14,6 @@ from litfast.testing import FUNCTIONS, Sample, misses, samples
 
 
 @pytest.mark.parametrize("op", FUNCTIONS)
-def test_the_reference_keeps_its_own_rule(op: str) -> None:
-    assert [line for sample in samples(op) for line in misses(sample, "reference")] == []
-
-
-@pytest.mark.parametrize("op", FUNCTIONS)
 def test_names_are_unique_and_samples_reproducible(op: str) -> None:
     first, second = samples(op), samples(op)
     assert len({sample.name for sample in first}) == len(first)

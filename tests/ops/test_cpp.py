@@ -1,4 +1,4 @@
-"""The C++ kernels on torch's threads: one OpenMP runtime, sums that no thread count changes, large and odd calls."""
+"""The C++ kernels: torch's threads, sums that no thread count changes, large and odd calls."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ A, B = torch.randn(2, 3), torch.randn(4)
 @pytest.mark.parametrize(
     ("args", "options", "error", "message"),
     [
-        (([], []), {}, ValueError, "must hold the same number of sections, at least one, got 0 and 0"),
-        (([A, B], [A]), {}, ValueError, "must hold the same number of sections, at least one, got 2 and 1"),
+        (([], []), {}, ValueError, "student_irs must hold at least one section, got none"),
+        (([A, B], [A]), {}, ValueError, "must hold the same number of sections, got 2 and 1"),
         (
             ([A, B], [A, A]),
             {},

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from litfast.ops import ir_loss, kd_loss, lit_loss
 
-# torch.compile imports what torch itself calls deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+# torch.compile imports and does what torch itself calls deprecated.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
 
 IRS = [torch.randn(2, 3, 5, 7).to(memory_format=torch.channels_last), torch.randn(41).half()]
 TEACHER_IRS = [torch.randn(2, 3, 5, 7), torch.randn(41).bfloat16()]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from litfast.ops import LITLoss, lit_loss
+from litfast.ops import LITLoss, kd_loss, lit_loss
 
 OPTIONS = {"alpha": 0.3, "beta": 0.6, "tau": 4.0}
 BACKENDS = ["reference", "auto"]
@@ -64,6 +64,17 @@ def test_without_a_target_the_hard_term_and_the_count_are_0(backend: str) -> Non
     loss = lit_loss(*tensors, **OPTIONS | {"alpha": 0.0}, backend=backend)
     assert loss.hard == loss.correct == 0
     assert loss.soft > 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_sections_the_kd_term_is_left(backend: str) -> None:
+    _, _, *logits = inputs()
+    loss = lit_loss([], [], *logits, **OPTIONS, backend=backend)
+    expected = 0.6 * kd_loss(*logits, tau=4.0, alpha=0.3, backend=backend)
+    torch.testing.assert_close(loss.total, expected)
+    assert loss.ir.shape == (0,)
+    gradients = [torch.autograd.grad(total, logits[0])[0] for total in (loss.total, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize(

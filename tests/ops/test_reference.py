@@ -154,7 +154,7 @@ def test_lit_counts_the_top_1_hits_on_valid_rows() -> None:
 
 @pytest.mark.parametrize("soft", ["ce", "kl"])
 def test_kd_passes_gradcheck_in_student_teacher_and_coefficients(soft: str) -> None:
-    student, teacher, target = logits(4, 5)
+    student, teacher, target = logits(3, 3)
     target[1] = -100
     tau, alpha = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (3.0, 0.4))
 
@@ -163,13 +163,13 @@ def test_kd_passes_gradcheck_in_student_teacher_and_coefficients(soft: str) -> N
 
     inputs = (student, teacher.requires_grad_(), tau, alpha)
     assert torch.autograd.gradcheck(loss, inputs)
-    assert torch.autograd.gradgradcheck(loss, inputs)
+    assert torch.autograd.gradgradcheck(loss, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("penalty", ["l2", "smooth_l1"])
 def test_lit_passes_gradcheck(penalty: str) -> None:
-    student, teacher, target = logits(4, 5)
-    ir = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    student, teacher, target = logits(2, 3)
+    ir = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
 
     def total(ir: Tensor, student: Tensor) -> Tensor:
         irs = [ir], [torch.zeros_like(ir)]
