@@ -81,7 +81,7 @@ def device(name: str) -> str:
 
 
 def experiment(config: Config) -> Experiment:
-    """All objects of a resolved config; everything that can be wrong with it is found here, before any training."""
+    """All objects of a resolved config; whatever can be wrong with it is found here, before any training."""
     check_method(config)
     images = image_set(config.data)
     train, val = _split(config, images)

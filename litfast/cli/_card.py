@@ -67,4 +67,5 @@ def _teacher(results: dict[str, Any]) -> str:
         return ""
     teacher = results["models"][0]
     accuracy = results["test_accuracy"]["teacher"]
-    return f"Its teacher has {teacher['depth']} layers, {teacher['parameters']:,} parameters, {accuracy:.2f} %.\n"
+    size = f"{teacher['depth']} layers, {teacher['parameters']:,} parameters"
+    return f"Its teacher has {size}, {accuracy:.2f} %.\n"

@@ -47,8 +47,13 @@ def usage() -> Iterator[None]:
 
 def fail(error: BaseException, code: int) -> NoReturn:
     """One line on stderr, then out."""
-    err.print(f"litfast: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    say(f"litfast: {error}", err, "red")
     raise typer.Exit(code)
+
+
+def say(text: str, console: Console = out, style: str | None = None) -> None:
+    """Plain text as it is: brackets are no markup, long lines are not broken."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(document: Mapping[str, Any]) -> None:

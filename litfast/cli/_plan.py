@@ -31,11 +31,10 @@ def show(settings: Config, *, as_json: bool) -> None:
         return
     _console.out.print(_table(branches))
     engine = settings.engine
-    _console.out.print(
+    _console.say(
         f"{settings.data.name}: {', '.join(f'{count} {name}' for name, count in samples.items())} images, "
-        f"batch {settings.data.batch}; {engine.device}, {engine.precision}, {engine.threads} threads, {engine.mode}; "
-        f"at least {_console.size(max(b.memory_bytes for b in branches))} of memory for models and training",
-        highlight=False,
+        f"batch {settings.data.batch}; {engine.device}, {engine.precision}, {engine.threads} threads, "
+        f"{engine.mode}; at least {_console.size(max(b.memory_bytes for b in branches))} of memory"
     )
 
 

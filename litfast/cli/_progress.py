@@ -6,14 +6,14 @@ import time
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from litfast.cli._console import err
+from litfast.cli._console import err, say
 from litfast.engine import Report
 
 LINE_EVERY_S = 10.0
 
 
 class Display:
-    """One bar a phase where somebody watches; otherwise a line a phase, and one every ten seconds within it."""
+    """One bar a phase where somebody watches; otherwise a line a phase, and one every ten seconds in it."""
 
     def __init__(self) -> None:
         columns = (
@@ -44,17 +44,17 @@ class Display:
             report.kind == "epoch" and time.monotonic() - self._spoke > LINE_EVERY_S
         ):
             line = f"{report.phase:<10} epoch {report.epoch}/{report.epochs}  {note(report)}"
-            err.print(line, highlight=False, soft_wrap=True)
+            say(line, err)
             self._spoke = time.monotonic()
 
     def _move(self, bars: Progress, report: Report) -> None:
         if self._task is None or self._task[0] != report.index:
             total = report.epochs * report.steps
             self._task = report.index, bars.add_task(report.phase, total=total, epoch="", note="")
-        fields = {"epoch": f"{min(report.epoch + (report.step > 0), report.epochs)}/{report.epochs}"}
+        epoch = f"{min(report.epoch + (report.step > 0), report.epochs)}/{report.epochs}"
+        bars.update(self._task[1], completed=report.epoch * report.steps + report.step, epoch=epoch)
         if text := note(report):
-            fields["note"] = text
-        bars.update(self._task[1], completed=report.epoch * report.steps + report.step, **fields)
+            bars.update(self._task[1], note=text)
 
 
 def note(report: Report) -> str:

@@ -61,22 +61,17 @@ def show(results: dict[str, Any], run: RunDirectory, *, as_json: bool) -> None:
         _console.print_json({"run": str(run.path), **results})
         return
     _console.out.print(report.summary(results))
-    said = {"highlight": False, "markup": False, "soft_wrap": True}
-    _console.out.print(
-        f"accuracy is of {results['samples']['test']} test images of {results['data']}", **said
-    )
+    _console.say(f"accuracy is of {results['samples']['test']} test images of {results['data']}")
     for name, phase in results["phases"].items():
         if phase["best"] is not None:
-            text = (
-                f"validation accuracy in phase {name}: best {phase['best']:.2f} %, last {phase['last']:.2f} %"
-            )
-            _console.out.print(text, **said)
+            best_last = f"best {phase['best']:.2f} %, last {phase['last']:.2f} %"
+            _console.say(f"validation accuracy in phase {name}: {best_last}")
     took = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
-    _console.out.print(f"saved in {run.path} (trained: {took})", **said)
+    _console.say(f"saved in {run.path} (trained: {took})")
 
 
 def _phases(run: RunDirectory) -> dict[str, dict[str, float | None]]:
-    """Best and last validation accuracy a phase, in the order of training, read from the run's own journal."""
+    """Best and last validation accuracy a phase, in the order of training, from the run's own journal."""
     found: dict[str, dict[str, float | None]] = {}
     for row in run.rows():
         accuracy = row.get("val_accuracy")

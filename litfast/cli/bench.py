@@ -69,7 +69,7 @@ def bench(
         seconds=seconds,
         device=place,
         threads=threads,
-        progress=lambda line: _console.err.print(line, style="dim", highlight=False),
+        progress=lambda line: _console.say(line, _console.err, "dim"),
         **known,
     )
     folder = out or run
@@ -91,11 +91,11 @@ def _save(document: dict[str, Any], folder: Path) -> None:
         said.append(str(folder / "bench.png"))
     except ModuleNotFoundError as error:
         said.append(str(error))
-    _console.err.print("\n".join(said), markup=False, highlight=False, soft_wrap=True)
+    _console.say("\n".join(said), _console.err)
 
 
 def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], list[int], dict[str, Any]]:
-    """Teacher (if there is one) and student of a run with their weights, the image shape, what is known of them."""
+    """A run's models with their weights (the student alone if it had no teacher), image shape, facts."""
     settings = config.parse(run.config())
     results = run.read("results.json")
     images = build.image_set(settings.data)

@@ -57,10 +57,9 @@ def evaluate(
     if as_json:
         _console.print_json(document)
     else:
-        _console.out.print(
+        _console.say(
             f"{document['model']} on {images.name}, test: {found.accuracy:.2f} % of {found.samples} images, "
-            f"cross-entropy {found.loss:.4f} ({precision})",
-            highlight=False,
+            f"cross-entropy {found.loss:.4f} ({precision})"
         )
 
 

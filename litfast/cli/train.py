@@ -125,7 +125,7 @@ def _note(run: RunDirectory, settings: config.Config, status: str) -> None:
 
 
 def _run(run: RunDirectory, experiment: build.Experiment, resume: bool) -> dict[str, float]:
-    """Train, show progress, stop cleanly on a signal. Returns the seconds that each phase took in this process."""
+    """Train, show progress, stop cleanly on a signal. Returns seconds of each phase in this process."""
     engine = experiment.config.engine
     reports: Iterator[Report] = run_phases(
         experiment.phases(),
@@ -150,7 +150,7 @@ def _run(run: RunDirectory, experiment: build.Experiment, resume: bool) -> dict[
             if stop.signal is not None:
                 _close(reports)
                 said = f"stopped; continue with: litfast train --resume --out {run.path}"
-                _console.err.print(said, markup=False, soft_wrap=True)
+                _console.say(said, _console.err)
                 raise typer.Exit(stop.code)
     return seconds
 
