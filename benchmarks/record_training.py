@@ -36,6 +36,7 @@ def main() -> None:
         "mean": statistics.fmean(accuracies),
         "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         "command_seconds": [each["command_seconds"] for each in runs],
+        "threads": runs[0]["threads"],
         "runs": runs,
     }
     finite = all(0 < accuracy <= 100 for accuracy in accuracies)
@@ -57,7 +58,7 @@ def run(recipe: str, sets: list[str], seed: int) -> dict[str, Any]:
         answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         seconds = time.perf_counter() - started
     document = json.loads(answer.stdout)
-    kept = ("method", "data", "samples", "test_accuracy", "phases", "seconds", "precision")
+    kept = ("method", "data", "samples", "test_accuracy", "phases", "seconds", "precision", "threads")
     return {"seed": seed, "command_seconds": round(seconds, 1), **{key: document[key] for key in kept}}
 
 
