@@ -1,6 +1,8 @@
 """Train a recipe with several seeds and write one record: accuracy of every seed, mean and spread, time.
 
-python benchmarks/record_training.py benchmarks/recipes/kd.toml --out benchmarks/results/cifar10_4000_kd.json
+From the checkout, so that the record knows its commit:
+
+python -m benchmarks.record_training benchmarks/recipes/kd.toml --out benchmarks/results/cifar10_4000_kd.json
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def main() -> None:
         "runs": runs,
     }
     finite = all(0 < accuracy <= 100 for accuracy in accuracies)
-    line = shlex.join(["python", *sys.argv])
+    line = shlex.join(["python", "-m", "benchmarks.record_training", *sys.argv[1:]])
     written = record.write(
         given.out, command=line, results=results, checks={"accuracies are percentages": finite}
     )
