@@ -65,7 +65,7 @@ OPTIONS = {"tau": 4.0, "alpha": 0.3}
             ValueError,
             "reduction must be one of mean, sum, none, got 'batchmean'",
         ),
-        ((S, T, Y), {"convention": "hinton"}, ValueError, "convention must be one of lit, got 'hinton'"),
+        ((S, T, Y), {"convention": "hintn"}, ValueError, "convention must be one of lit, hinton"),
     ],
 )
 def test_a_mistake_gets_one_line(
