@@ -45,15 +45,15 @@ def kd_loss(
         target: [...] int64 classes; may be None when alpha is the number 0. Checked for its range on the CPU.
         tau: temperature, a positive number or a 0-d tensor. Tensors are not read, so not checked.
         alpha: weight of the hard term in [0, 1], a number or a 0-d tensor.
-        soft: "ce", or "kl", which subtracts the teacher's entropy: another value, the same gradient. Only for
-            convention "lit": all others are "kl".
+        soft: "ce", or "kl", which subtracts the teacher's entropy: another value, the same gradient. The
+            other conventions are all "kl".
         label_smoothing: share of the hard target that is spread over all K classes.
         ignore_index: the target that masks a row.
         reduction: "mean" over the valid rows, "sum", or "none" for a loss of shape [...].
-        convention: what alpha weights and how the soft term is scaled, H the hard and S the soft (KL) term, each
-            a mean over rows: "lit", the formula above; "hinton", (1 - alpha) H + alpha tau^2 S; "torchdistill",
-            alpha H + (1 - alpha) tau^2 S, but S alone when alpha is the number 0 or target is None;
-            "mdistiller", alpha H + (1 - alpha) tau^2 S; "deit", (1 - alpha) H + alpha tau^2 S / K.
+        convention: what alpha weights and how the soft term is scaled. With H the hard and S the soft (KL)
+            term, each a mean over rows: "lit", the formula above; "hinton", (1 - alpha) H + alpha tau^2 S;
+            "torchdistill", alpha H + (1 - alpha) tau^2 S, but S alone when alpha is the number 0 or target
+            is None; "mdistiller", alpha H + (1 - alpha) tau^2 S; "deit", (1 - alpha) H + alpha tau^2 S / K.
         scale: multiplies the loss; costs nothing here, unlike a factor outside.
         backend: "auto", or one of `litfast.ops.backends()`.
 
