@@ -3,8 +3,8 @@
 python -m benchmarks.ratios_ops --out benchmarks/results/ops_cpu.json
 
 Contenders, loss and gradient each: "eager", plain torch as its users write it; "compile", torch.compile of
-the same formula; "cpp", litfast. "triad", c = a + b over the same bytes, is the roof of an op that reads student
-and teacher once and writes the gradient once; it allocates its result as the op does.
+the same formula; "cpp", litfast. "triad", c = a + b over the same bytes, is the roof of an op that reads
+student and teacher once and writes the gradient once; it allocates its result as the op does.
 """
 
 from __future__ import annotations
