@@ -18,7 +18,8 @@ from litfast.bench import machine
 from litfast.cli import _console, _plan, _progress, _results
 from litfast.engine import Report
 from litfast.engine import train as run_phases
-from litfast.engine.rundir import RunDirectory, latest_unfinished, next_free
+from litfast.engine.rundir import MARK, RunDirectory, latest_unfinished, next_free
+from litfast.ops import backends
 
 RUNS = Path("runs")
 
@@ -67,6 +68,7 @@ def train(
         if resume:
             run = RunDirectory.open(out or latest_unfinished(RUNS, Path(recipe).stem))
             _refuse_finished(run)
+            _compare_backend(run)
             settings = config.parse(run.config())
         else:
             settings = _settings(recipe, sets or [], device, seed, deterministic)
@@ -111,6 +113,19 @@ def _refuse_finished(run: RunDirectory) -> None:
         raise ValueError(f"train: {run.path} must be unfinished to be resumed, got a finished run")
 
 
+def _backend() -> str:
+    """The first loss-op backend that this installation can run: what "auto" takes on the CPU."""
+    return next(name for name, missing in backends() if missing is None)
+
+
+def _compare_backend(run: RunDirectory) -> None:
+    """Another backend rounds in another order: the resumed run is as good, but not bit-identical. Say so."""
+    before = run.read(MARK).get("backend")
+    if before != _backend():
+        said = f"note: this run began with backend {before}, here {_backend()} serves it: not bit-identical"
+        _console.say(said, _console.err)
+
+
 def _note(run: RunDirectory, settings: config.Config, status: str) -> None:
     run.write(
         "run.json",
@@ -120,6 +135,7 @@ def _note(run: RunDirectory, settings: config.Config, status: str) -> None:
             "command": shlex.join(["litfast", *sys.argv[1:]]),
             "seed": settings.seed,
             "engine": asdict(settings.engine),
+            "backend": _backend(),
             "machine": machine.describe(),
         },
     )
