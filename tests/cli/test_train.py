@@ -138,7 +138,7 @@ def _wait_for(path: Path) -> None:
 
 
 def _resume(out: Path) -> str:
-    """Resumes to the end, from the folder that `_start` works in, so that the same installation serves both."""
+    """Resumes to the end, from the folder that `_start` works in: the same installation serves both."""
     command = [sys.executable, "-m", "litfast", "train", "--resume", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=out.parent)
     assert done.returncode == 0, done.stderr
