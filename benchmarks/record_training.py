@@ -1,6 +1,8 @@
 """Train a recipe with several seeds and write one record: accuracy of every seed, mean and spread, time.
 
-python benchmarks/record_training.py benchmarks/recipes/kd.toml --out benchmarks/results/cifar10_4000_kd.json
+From the checkout, so that the record knows its commit:
+
+python -m benchmarks.record_training benchmarks/recipes/kd.toml --out benchmarks/results/cifar10_4000_kd.json
 """
 
 from __future__ import annotations
@@ -36,10 +38,11 @@ def main() -> None:
         "mean": statistics.fmean(accuracies),
         "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         "command_seconds": [each["command_seconds"] for each in runs],
+        "threads": runs[0]["threads"],
         "runs": runs,
     }
     finite = all(0 < accuracy <= 100 for accuracy in accuracies)
-    line = shlex.join(["python", *sys.argv])
+    line = shlex.join(["python", "-m", "benchmarks.record_training", *sys.argv[1:]])
     written = record.write(
         given.out, command=line, results=results, checks={"accuracies are percentages": finite}
     )
@@ -57,7 +60,7 @@ def run(recipe: str, sets: list[str], seed: int) -> dict[str, Any]:
         answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         seconds = time.perf_counter() - started
     document = json.loads(answer.stdout)
-    kept = ("method", "data", "samples", "test_accuracy", "phases", "seconds", "precision")
+    kept = ("method", "data", "samples", "test_accuracy", "phases", "seconds", "precision", "threads")
     return {"seed": seed, "command_seconds": round(seconds, 1), **{key: document[key] for key in kept}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import typing
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from litfast.config import Config, DataConfig, StudentConfig, TeacherConfig, coe
 from litfast.data import sets
 from litfast.data.resident import ResidentLoader
 from litfast.data.sets import Images, ImageSet
+from litfast.engine.plan import BranchPlan, plan
 from litfast.methods import METHODS, scratch
 from litfast.models import create
 from litfast.models.pairing import check_pair
@@ -46,6 +48,14 @@ class Experiment:
         ):
             yield from scratch(self.teacher, train=self.config.teacher.train, name="teacher")
         yield from method(self.config, self.teacher, self.student)
+
+    def rehearse(self) -> list[BranchPlan]:
+        """Every loss of every phase once, on copies: whatever can go wrong in a step goes wrong here."""
+        twin = replace(self, teacher=copy.deepcopy(self.teacher), student=copy.deepcopy(self.student))
+        engine = self.config.engine
+        return list(
+            plan(twin.phases(), self.train, device=torch.device(engine.device), precision=engine.precision)
+        )
 
 
 def resolve(config: Config) -> Config:
@@ -82,7 +92,7 @@ def device(name: str) -> str:
 
 def experiment(config: Config) -> Experiment:
     """All objects of a resolved config; whatever can be wrong with it is found here, before any training."""
-    check_method(config)
+    method_options(config)
     images = image_set(config.data)
     train, val = _split(config, images)
     torch.manual_seed(config.seed)
@@ -133,11 +143,6 @@ def loader(split: Images, images: ImageSet, config: Config, *, train: bool) -> R
         seed=config.seed,
         device=config.engine.device,
     )
-
-
-def check_method(config: Config) -> None:
-    """The method's options and the recipe's phase tables against the method's signature."""
-    method_options(config)
 
 
 def method(config: Config, teacher: SectionedModel | None, student: SectionedModel) -> Iterator[Phase]:

@@ -5,22 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from litfast import build
 from litfast.cli import _console
 from litfast.config import Config
-from litfast.engine.plan import BranchPlan, plan
+from litfast.engine.plan import BranchPlan
 
 
 def show(settings: Config, *, as_json: bool) -> None:
     """Print the plan; nothing is trained or written."""
     experiment = build.experiment(settings)
-    device = torch.device(str(settings.engine.device))
-    branches = list(
-        plan(experiment.phases(), experiment.train, device=device, precision=settings.engine.precision)
-    )
+    branches = experiment.rehearse()
     samples = {"train": experiment.train.samples, "test": experiment.test.samples}
     if experiment.val is not None:
         samples["val"] = experiment.val.samples

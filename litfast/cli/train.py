@@ -76,10 +76,11 @@ def train(
         return
     _apply(settings)
     experiment = build.experiment(settings)
+    experiment.rehearse()
     if not resume:
         run = RunDirectory.create(out or next_free(RUNS, Path(recipe).stem), overwrite=overwrite)
-        run.write_config(config.dump(settings))
     _note(run, settings, "running")
+    run.write_config(config.dump(settings))
     seconds = _run(run, experiment, resume)
     results = _results.collect(run, experiment, seconds)
     _note(run, settings, "finished")

@@ -96,10 +96,10 @@ class RunDirectory:
 
     def write_weights(self, name: str, model: nn.Module) -> int:
         """The model's own parameters and buffers under plain keys; returns the bytes on disk."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         aside = self.path / f"{name}.part"
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, aside)
+        aside.write_bytes(save({key: value.contiguous() for key, value in model.state_dict().items()}))
         os.replace(aside, self.path / name)
         return (self.path / name).stat().st_size
 

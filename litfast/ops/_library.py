@@ -16,7 +16,7 @@ import torch  # before _C, which then gets the OpenMP runtime that torch has loa
 from torch import Tensor
 
 try:
-    import litfast._C as _C
+    from litfast import _C as _C
 
     MISSING: str | None = None
 except ImportError as error:

@@ -13,7 +13,7 @@ from .reference import Coefficient
 
 SOFT = ("ce", "kl")
 REDUCTIONS = ("mean", "sum", "none")
-CONVENTIONS = ("lit",)
+CONVENTIONS = ("lit", "hinton", "torchdistill", "mdistiller", "deit")
 
 
 def kd_loss(
@@ -45,11 +45,15 @@ def kd_loss(
         target: [...] int64 classes; may be None when alpha is the number 0. Checked for its range on the CPU.
         tau: temperature, a positive number or a 0-d tensor. Tensors are not read, so not checked.
         alpha: weight of the hard term in [0, 1], a number or a 0-d tensor.
-        soft: "ce", or "kl", which subtracts the teacher's entropy: another value, the same gradient.
+        soft: "ce", or "kl", which subtracts the teacher's entropy: another value, the same gradient. The
+            other conventions are all "kl".
         label_smoothing: share of the hard target that is spread over all K classes.
         ignore_index: the target that masks a row.
         reduction: "mean" over the valid rows, "sum", or "none" for a loss of shape [...].
-        convention: "lit", the formula above.
+        convention: what alpha weights and how the soft term is scaled. With H the hard and S the soft (KL)
+            term, each a mean over rows: "lit", the formula above; "hinton", (1 - alpha) H + alpha tau^2 S;
+            "torchdistill", alpha H + (1 - alpha) tau^2 S, but S alone when alpha is the number 0 or target
+            is None; "mdistiller", alpha H + (1 - alpha) tau^2 S; "deit", (1 - alpha) H + alpha tau^2 S / K.
         scale: multiplies the loss; costs nothing here, unlike a factor outside.
         backend: "auto", or one of `litfast.ops.backends()`.
 
@@ -65,6 +69,12 @@ def kd_loss(
     check_choice("kd_loss", "convention", convention, CONVENTIONS)
     check_choice("kd_loss", "reduction", reduction, REDUCTIONS)
     check_scale("kd_loss", scale)
+    check_fraction("kd_loss", "alpha", alpha)
+    if convention != "lit":
+        check_tau("kd_loss", tau)
+        soft, K = "kl", student_logits.shape[-1] if student_logits.ndim else 1
+        alpha, factor = _as_lit(convention, alpha, tau, K, target is None)
+        scale = scale * factor
     check_logits("kd_loss", student_logits, teacher_logits, target, tau, alpha, soft, label_smoothing)
     served_by = choose(backend, Call("kd_loss", (student_logits,), (teacher_logits,), (tau, alpha, scale)))
     if served_by:
@@ -83,6 +93,21 @@ def kd_loss(
         reduction=reduction,
         scale=scale,
     )
+
+
+def _as_lit(
+    convention: str, alpha: Coefficient, tau: Coefficient, K: int, unlabelled: bool
+) -> tuple[Coefficient, Coefficient]:
+    """alpha and scale with which the formula of "lit" gives that of another convention: its two weights a
+    (hard) and b (soft, times tau^2) are a = alpha' scale' and b = (1 - alpha') scale'."""
+    hard, soft = alpha, 1 - alpha
+    if convention in ("hinton", "deit"):
+        hard, soft = soft, hard
+    if convention == "deit":  # its KL is a mean over all B K elements
+        soft = soft / K
+    if convention == "torchdistill" and (unlabelled or (not isinstance(alpha, Tensor) and alpha == 0)):
+        hard, soft = 0.0, 1 / (tau * tau)
+    return hard / (hard + soft), hard + soft
 
 
 def check_logits(

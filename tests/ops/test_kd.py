@@ -65,7 +65,7 @@ OPTIONS = {"tau": 4.0, "alpha": 0.3}
             ValueError,
             "reduction must be one of mean, sum, none, got 'batchmean'",
         ),
-        ((S, T, Y), {"convention": "hinton"}, ValueError, "convention must be one of lit, got 'hinton'"),
+        ((S, T, Y), {"convention": "hintn"}, ValueError, "convention must be one of lit, hinton"),
     ],
 )
 def test_a_mistake_gets_one_line(
@@ -117,3 +117,13 @@ def test_float64_stays_float64_and_half_gives_float32(backend: str) -> None:
         for d in (torch.float64, torch.bfloat16)
     }
     assert dtypes == {torch.float64: torch.float64, torch.bfloat16: torch.float32}
+
+
+def test_a_one_hot_teacher_is_cross_entropy_on_its_class() -> None:
+    student = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    classes = torch.arange(7) % 5
+    teacher = 1e4 * torch.nn.functional.one_hot(classes, 5).double()
+    loss = kd_loss(student, teacher, tau=1.0, alpha=0.0)
+    truth = torch.nn.functional.cross_entropy(student, classes)
+    torch.testing.assert_close(loss, truth)
+    torch.testing.assert_close(*(torch.autograd.grad(x, student)[0] for x in (loss, truth)))

@@ -1,0 +1,52 @@
+"""What README.md says is run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import litfast
+from litfast import config
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def one_epoch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The examples as they stand, but with one epoch a phase and made-up weights of the published shape."""
+    schedule = litfast.Schedule
+    monkeypatch.setattr(litfast, "Schedule", lambda **words: schedule(**{**words, "epochs": 1}))
+    monkeypatch.chdir(tmp_path)
+    torch.save(litfast.create("resnet56").state_dict(), "resnet56-4bfd9763.th")
+
+
+def test_the_first_example_trains_a_student(one_epoch: None, capsys: pytest.CaptureFixture[str]) -> None:
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    exec(EXAMPLES[0], {"images": images, "labels": torch.arange(64) % 10})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["sections", "finetune"]
+    assert Path("runs/mine/checkpoints/1-finetune.pt").exists()
+
+
+def test_the_second_example_gives_gradients_and_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    student, teacher = torch.randn(4, 8, 5, requires_grad=True), torch.randn(4, 8, 5)
+    logits, target = torch.randn(4, 10, requires_grad=True), torch.arange(4)
+    names = {"student_irs": [student], "teacher_irs": [teacher], "target": target}
+    exec(EXAMPLES[1], {**names, "student_logits": logits, "teacher_logits": torch.randn(4, 10)})
+    assert student.grad is not None and logits.grad is not None
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_the_result_table_is_that_of_the_records() -> None:
+    subprocess.run([sys.executable, "-m", "benchmarks.readme", "--check"], check=True, cwd=ROOT)
+
+
+def test_every_recipe_named_is_shipped() -> None:
+    named = set(re.findall(r"`(cifar10_resnet\w+)`", README))
+    assert named and named <= set(config.recipes())
