@@ -9,6 +9,9 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#ifdef LITFAST_WITH_CUDA
+#include "cuda/bindings.h"
+#endif
 
 namespace py = pybind11;
 
@@ -92,4 +95,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("scan_target", &run_scan_target, py::arg("target"), py::arg("B"), py::arg("K"), py::arg("ignore_index"),
         "Returns (valid rows, first row out of range or -1).");
   m.def("build_info", &build_info, "Compiler, CUDA architectures, OpenMP version (0: none), instruction sets, best first.");
+#ifdef LITFAST_WITH_CUDA
+  cuda::bind(m);
+#endif
 }

@@ -2,7 +2,7 @@
 // No template of the standard library here: its weak symbols would mix instruction sets.
 #include "../ir.h"
 
-#include "typed.h"
+#include "../typed.h"
 
 namespace litfast {
 namespace LITFAST_ISA {

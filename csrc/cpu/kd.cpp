@@ -3,7 +3,8 @@
 // No template of the standard library here: its weak symbols would mix instruction sets.
 #include "../kd.h"
 
-#include "typed.h"
+#include "../kd_math.h"
+#include "../typed.h"
 
 namespace litfast {
 namespace LITFAST_ISA {
@@ -20,14 +21,6 @@ auto row_max(const X* x, int64_t K) {
   }
   return max;
 }
-
-struct RowSums {
-  double student = 0;      // sum e^(s - max)
-  double student_tau = 0;  // sum e^((s - max) / tau)
-  double teacher_tau = 0;  // sum e^((t - max) / tau)
-  double cross = 0;        // ce: sum e_t (s - max) / tau; kl: sum e_t ((t - max) - (s - max)) / tau
-  double shift = 0;        // sum (s - max)
-};
 
 // One row on its way through the three passes: maxima, sums, gradient.
 template <class Types>
@@ -51,7 +44,8 @@ class Row {
     s_max_ = row_max(s_, K_);
     t_max_ = row_max(t_, K_);
     sums_ = kd_.kl ? add_up<true>() : add_up<false>();
-    const double soft = soft_term(), hard = kd_.target ? hard_term() : 0;
+    const double soft = soft_term(sums_, kd_.tau, kd_.kl);
+    const double hard = kd_.target ? hard_term(sums_, target_x(), kd_.label_smoothing, K_) : 0;
     total.soft += soft;
     total.hard += hard;
     total.correct += kd_.target ? hit() : 0;
@@ -79,59 +73,31 @@ class Row {
     return {student, student_tau, teacher_tau, cross, shift};
   }
 
-  double soft_term() const {
-    const double cross = sums_.cross / sums_.teacher_tau, lse = log(sums_.student_tau);
-    return kd_.tau * kd_.tau * (kd_.kl ? lse - log(sums_.teacher_tau) + cross : lse - cross);
-  }
+  double target_x() const { return double(widen(s_[target_])) - s_max_; }
 
-  double hard_term() const {
-    const double lse = log(sums_.student), x = double(widen(s_[target_])) - s_max_, eps = kd_.label_smoothing;
-    return eps == 0 ? lse - x : lse - (1 - eps) * x - eps * (sums_.shift / K_);
-  }
-
-  // torch.argmax: the first of equal maxima, and a NaN above everything.
+  // Without a NaN in the row only an equal maximum before the target can take its place.
   bool hit() const {
-    if (sums_.student != sums_.student) return hit_among_nan();
-    if (A(widen(s_[target_])) != s_max_) return false;
-    for (int64_t k = 0; k < target_; ++k)
-      if (A(widen(s_[k])) == s_max_) return false;
+    const A mine = widen(s_[target_]);
+    const bool has_nan = sums_.student != sums_.student;
+    if (!has_nan && mine != s_max_) return false;
+    const int64_t end = has_nan ? K_ : target_;
+    for (int64_t k = 0; k < end; ++k)
+      if (outranks<A>(widen(s_[k]), mine, k < target_)) return false;
     return true;
   }
 
-  bool hit_among_nan() const {
-    int64_t first = 0;
-    for (int64_t k = 0; k < K_; ++k) {
-      const A x = widen(s_[k]), best = widen(s_[first]);
-      if (x != x) return k == target_;
-      if (x > best) first = k;
-    }
-    return first == target_;
-  }
-
-  // factor * (alpha (p_S(1) - q) + (1 - alpha) tau (p_S(tau) - p_T(tau))), q the smoothed one-hot target
   void write_gradient() const {
     const double hard = kd_.target ? kd_.alpha * kd_.factor : 0, soft = (1 - kd_.alpha) * kd_.tau * kd_.factor;
-    const A to_student = A(hard / sums_.student), to_student_tau = A(soft / sums_.student_tau);
-    const A to_teacher_tau = A(soft / sums_.teacher_tau), to_all = A(hard * kd_.label_smoothing / K_);
+    const Slopes<A> by = slopes<A>(sums_, hard, soft, kd_.label_smoothing, K_);
     const S* s = s_;
     const T* t = t_;
     G* g = static_cast<G*>(kd_.gradient) + b_ * K_;
     const A s_max = s_max_, t_max = t_max_, per_tau = per_tau_;
 #pragma omp simd
-    for (int64_t k = 0; k < K_; ++k) {
-      const A x = widen(s[k]) - s_max, y = widen(t[k]) - t_max;
-      const A gap = to_student_tau * exp_nonpositive(x * per_tau) - to_teacher_tau * exp_nonpositive(y * per_tau);
-      g[k] = narrow(G{}, gap + (to_student * exp_nonpositive(x) - to_all));
-    }
-    if (kd_.target) g[target_] = narrow(G{}, A(target_slope(hard, soft)));
-  }
-
-  // In double: p - q cancels where the student is sure.
-  double target_slope(double hard, double soft) const {
-    const double x = double(widen(s_[target_])) - s_max_, y = double(widen(t_[target_])) - t_max_;
-    const double gap = exp(x / kd_.tau) / sums_.student_tau - exp(y / kd_.tau) / sums_.teacher_tau;
-    const double q = 1 - kd_.label_smoothing + kd_.label_smoothing / K_;
-    return soft * gap + hard * (exp(x) / sums_.student - q);
+    for (int64_t k = 0; k < K_; ++k) g[k] = narrow(G{}, slope<A>(by, widen(s[k]) - s_max, widen(t[k]) - t_max, per_tau));
+    if (!kd_.target) return;
+    const double y = double(widen(t_[target_])) - t_max_;
+    g[target_] = narrow(G{}, A(target_slope(sums_, target_x(), y, hard, soft, kd_.tau, kd_.label_smoothing, K_)));
   }
 
   const Kd& kd_;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._cpp import CPP
 from ._cpp import build_info as build_info
+from ._cuda import CUDA
 from ._dispatch import backends as backends
 from ._dispatch import register
 from .ir import ir_loss as ir_loss
@@ -11,5 +12,5 @@ from .kd import kd_loss as kd_loss
 from .lit import lit_loss as lit_loss
 from .reference import LITLoss as LITLoss
 
-for _backend in (CPP,):  # the order in which "auto" tries them
+for _backend in (CPP, CUDA):  # the order in which "auto" tries them
     register(_backend)

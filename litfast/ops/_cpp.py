@@ -10,10 +10,8 @@ from torch import Tensor
 
 from ._checks import target_error
 from ._dispatch import Backend, Call
+from ._layout import DTYPES, PENALTIES, address, contiguous_like, same_layout
 from ._library import _C, LIBRARY, MISSING, OPS, loss_dtype, new_gradients
-
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # Dtype in csrc/math.h
-_PENALTIES = {"l2": 0, "l1": 1, "smooth_l1": 2}  # Penalty in csrc/math.h
 
 
 def _kd(
@@ -118,12 +116,12 @@ class _Section(NamedTuple):
         """The fields of IrSection in csrc/ir.h."""
         student, teacher = self.student, self.teacher
         return (
-            _address(student),
-            _address(teacher),
-            _address(self.gradient),
+            address(student),
+            address(teacher),
+            address(self.gradient),
             student.numel(),
-            _DTYPES[student.dtype],
-            _DTYPES[teacher.dtype],
+            DTYPES[student.dtype],
+            DTYPES[teacher.dtype],
             self.factor,
         )
 
@@ -142,7 +140,7 @@ class _Logits:
         self.divisor = max(self.B if self.target is None else self._valid_rows(who, self.target), 1)
 
     def _valid_rows(self, who: str, target: Tensor) -> int:
-        valid, bad = _C.scan_target(_address(target), self.B, self.K, self.ignore_index)
+        valid, bad = _C.scan_target(address(target), self.B, self.K, self.ignore_index)
         if bad >= 0:
             raise target_error(who, int(target.flatten()[bad]), self.K, self.ignore_index)
         return valid
@@ -158,20 +156,17 @@ class _Logits:
         factor: float,
     ) -> Any:
         """The struct Kd of csrc/kd.h; `finish` must follow the run."""
-        layout = torch.contiguous_format
-        self.gradient = (
-            gradient if gradient.is_contiguous() else torch.empty_like(gradient, memory_format=layout)
-        )
+        self.gradient = contiguous_like(gradient)
         return _C.Kd(
-            student=_address(self.student),
-            teacher=_address(self.teacher),
-            target=_address(self.target),
-            gradient=_address(self.gradient),
-            rows=_address(rows),
+            student=address(self.student),
+            teacher=address(self.teacher),
+            target=address(self.target),
+            gradient=address(self.gradient),
+            rows=address(rows),
             B=self.B,
             K=self.K,
-            student_dtype=_DTYPES[self.student.dtype],
-            teacher_dtype=_DTYPES[self.teacher.dtype],
+            student_dtype=DTYPES[self.student.dtype],
+            teacher_dtype=DTYPES[self.teacher.dtype],
             ignore_index=self.ignore_index,
             alpha=alpha,
             tau=tau,
@@ -194,37 +189,16 @@ def _sections(
     scale: float,
 ) -> list[_Section]:
     return [
-        _Section(*_same_layout(s, t), g, scale * w / max(s.numel(), 1))
+        _Section(*same_layout(s, t), g, scale * w / max(s.numel(), 1))
         for s, t, g, w in zip(students, teachers, gradients, weights, strict=True)
     ]
 
 
 def _run(sections: Sequence[_Section], penalty: str, kd: Any = None) -> _Sums:
     args = [section.kernel() for section in sections]
-    ir, soft, hard, correct = _C.lit_cpu(args, _PENALTIES[penalty], kd, torch.get_num_threads(), ISA)
+    ir, soft, hard, correct = _C.lit_cpu(args, PENALTIES[penalty], kd, torch.get_num_threads(), ISA)
     means = [total / max(section.student.numel(), 1) for total, section in zip(ir, sections, strict=True)]
     return _Sums(means, soft, hard, correct)
-
-
-def _same_layout(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both dense in the strides of the student's gradient; copied only where they are not so already."""
-    # Dense, the order of the student's dimensions: the layout that empty_like gives the gradient.
-    like = student if student.is_contiguous() else torch.empty_like(student)
-    if not _strides_agree(student, like):
-        student = like.copy_(student)
-    if not _strides_agree(teacher, like):
-        teacher = torch.empty_like(like, dtype=teacher.dtype).copy_(teacher)
-    return student, teacher
-
-
-def _strides_agree(a: Tensor, b: Tensor) -> bool:
-    return a.stride() == b.stride() or all(
-        x == y or n == 1 for x, y, n in zip(a.stride(), b.stride(), a.shape, strict=True)
-    )
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None or not tensor.numel() else tensor.data_ptr()
 
 
 def _scalar(value: float | list[float], dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,14 @@
 // From run-time dtypes to compile-time types.
 #pragma once
 
-#include "../math.h"
+#include "math.h"
+
+// What nvcc compiles calls these from the device only, and its lambdas do not exist on the host.
+#ifdef __CUDACC__
+#define LITFAST_DISPATCH __device__ __forceinline__
+#else
+#define LITFAST_DISPATCH LITFAST_MATH
+#endif
 
 namespace litfast {
 namespace LITFAST_ISA {
@@ -25,7 +32,7 @@ struct Types {
 };
 
 template <class S, class F>
-LITFAST_MATH auto with_teacher(Dtype teacher, F&& run) {
+LITFAST_DISPATCH auto with_teacher(Dtype teacher, F&& run) {
   switch (teacher) {
     case Dtype::bf16: return run(Types<S, bf16, float>{});
     case Dtype::f16: return run(Types<S, f16, float>{});
@@ -33,15 +40,21 @@ LITFAST_MATH auto with_teacher(Dtype teacher, F&& run) {
   }
 }
 
-// Calls run(Types<...>{}) for the dtypes at hand. f64 comes with f64 only; the caller has checked that.
+// Calls run(Types<...>{}) for dtypes that are computed in fp32: any but f64.
 template <class F>
-LITFAST_MATH auto with_types(Dtype student, Dtype teacher, F&& run) {
+LITFAST_DISPATCH auto with_fp32_types(Dtype student, Dtype teacher, F&& run) {
   switch (student) {
-    case Dtype::f64: return run(Types<double, double, double>{});
     case Dtype::bf16: return with_teacher<bf16>(teacher, run);
     case Dtype::f16: return with_teacher<f16>(teacher, run);
     default: return with_teacher<float>(teacher, run);
   }
+}
+
+// Calls run(Types<...>{}) for the dtypes at hand. f64 comes with f64 only; the caller has checked that.
+template <class F>
+LITFAST_DISPATCH auto with_types(Dtype student, Dtype teacher, F&& run) {
+  if (student == Dtype::f64) return run(Types<double, double, double>{});
+  return with_fp32_types(student, teacher, run);
 }
 
 }  // namespace LITFAST_ISA

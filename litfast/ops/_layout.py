@@ -1,0 +1,38 @@
+"""What the compiled backends share: layouts that agree, addresses, and the numbers of csrc/math.h."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # Dtype
+PENALTIES = {"l2": 0, "l1": 1, "smooth_l1": 2}  # Penalty
+
+
+def same_layout(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both dense in the strides of the student's gradient; copied only where they are not so already."""
+    # Dense, the order of the student's dimensions: the layout that empty_like gives the gradient.
+    like = student if student.is_contiguous() else torch.empty_like(student)
+    if not _strides_agree(student, like):
+        student = like.copy_(student)
+    if not _strides_agree(teacher, like):
+        teacher = torch.empty_like(like, dtype=teacher.dtype).copy_(teacher)
+    return student, teacher
+
+
+def _strides_agree(a: Tensor, b: Tensor) -> bool:
+    return a.stride() == b.stride() or all(
+        x == y or n == 1 for x, y, n in zip(a.stride(), b.stride(), a.shape, strict=True)
+    )
+
+
+def contiguous_like(gradient: Tensor) -> Tensor:
+    """The gradient itself where it is contiguous, else room for its rows, to be copied into it afterwards."""
+    if gradient.is_contiguous():
+        return gradient
+    return torch.empty_like(gradient, memory_format=torch.contiguous_format)
+
+
+def address(tensor: Tensor | None) -> int:
+    """Of the first element; 0 for nothing."""
+    return 0 if tensor is None or not tensor.numel() else tensor.data_ptr()
