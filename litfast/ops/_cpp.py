@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ._checks import target_error
-from ._dispatch import Backend, Call
+from ._dispatch import Backend, Call, only_reference
+from ._layout import same_layout
 from ._library import _C, LIBRARY, MISSING, OPS, loss_dtype, new_gradients
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # Dtype in csrc/math.h
@@ -194,7 +195,7 @@ def _sections(
     scale: float,
 ) -> list[_Section]:
     return [
-        _Section(*_same_layout(s, t), g, scale * w / max(s.numel(), 1))
+        _Section(*same_layout(s, t), g, scale * w / max(s.numel(), 1))
         for s, t, g, w in zip(students, teachers, gradients, weights, strict=True)
     ]
 
@@ -204,23 +205,6 @@ def _run(sections: Sequence[_Section], penalty: str, kd: Any = None) -> _Sums:
     ir, soft, hard, correct = _C.lit_cpu(args, _PENALTIES[penalty], kd, torch.get_num_threads(), ISA)
     means = [total / max(section.student.numel(), 1) for total, section in zip(ir, sections, strict=True)]
     return _Sums(means, soft, hard, correct)
-
-
-def _same_layout(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both dense in the strides of the student's gradient; copied only where they are not so already."""
-    # Dense, the order of the student's dimensions: the layout that empty_like gives the gradient.
-    like = student if student.is_contiguous() else torch.empty_like(student)
-    if not _strides_agree(student, like):
-        student = like.copy_(student)
-    if not _strides_agree(teacher, like):
-        teacher = torch.empty_like(like, dtype=teacher.dtype).copy_(teacher)
-    return student, teacher
-
-
-def _strides_agree(a: Tensor, b: Tensor) -> bool:
-    return a.stride() == b.stride() or all(
-        x == y or n == 1 for x, y, n in zip(a.stride(), b.stride(), a.shape, strict=True)
-    )
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -241,13 +225,9 @@ def _why_not(call: Call) -> str | None:
     for student, teacher in zip(call.students, call.teachers, strict=True):
         if student.device.type != "cpu":
             return f"tensors on {student.device}"
-        if teacher.requires_grad and torch.is_grad_enabled():
-            return "a teacher that requires grad"
         if (student.dtype == torch.float64) != (teacher.dtype == torch.float64):
             return f"a {student.dtype} student with a {teacher.dtype} teacher"
-    if any(isinstance(c, Tensor) and c.requires_grad for c in call.coefficients):
-        return "a coefficient that requires grad"
-    return None
+    return only_reference(call)
 
 
 if MISSING is None:
