@@ -230,6 +230,21 @@ def test_opcheck_is_clean(op: str, args: tuple[Any, ...], triton: str) -> None:
     assert set(results.values()) == {"SUCCESS"}
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_compiled_step_is_one_graph_with_the_same_value_and_gradient(triton: str) -> None:
+    def step(weight: Tensor, x: Tensor, target: Tensor) -> Tensor:
+        z = torch.relu(x @ weight)
+        kd = {"tau": 3.0, "alpha": 0.3, "backend": triton}
+        lit = lit_loss([z, x @ weight], [x, x], z @ weight, x, target, beta=0.4, **kd)
+        return 2 * lit.total + lit.ir.sum() + ir_loss([z], [x], backend=triton) + kd_loss(z, x, target, **kd)
+
+    weight, x, target = normal(8, 8).requires_grad_(), normal(16, 8), torch.randint(8, (16,))
+    losses = [f(weight, x, target) for f in (step, torch.compile(step, fullgraph=True, backend="aot_eager"))]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, weight)[0] for loss in losses))
+
+
 @pytest.mark.parametrize("scale_into", ["multiply_into", "triton"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_backward_off_the_cpu_scales_out_of_place_until_the_graph_is_freed(

@@ -5,7 +5,6 @@ Triton itself is imported by the first call that these kernels serve.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 from collections.abc import Callable
@@ -41,11 +40,6 @@ def _scale(*args: Any) -> None:
     scale_into(*args)
 
 
-@functools.cache
-def _missing() -> str | None:
-    return None if importlib.util.find_spec("triton") else "triton is not installed; pip install triton"
-
-
 def _why_not(call: Call) -> str | None:
     """Why these kernels cannot serve `call`."""
     for tensor in (*call.students, *call.teachers):
@@ -61,11 +55,18 @@ def _why_not(call: Call) -> str | None:
     return only_reference(call)
 
 
+# Found once: Dynamo, which may trace a call to it, knows neither caches nor importlib.
+_MISSING = None if importlib.util.find_spec("triton") else "triton is not installed; pip install triton"
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"kd": _kd, "ir": _ir, "lit": _lit}
 _OPS = define("triton_")
 for _name, _function in _FUNCTIONS.items():
     for _key in ("CPU", "CUDA"):
         LIBRARY.impl(f"triton_{_name}", _function, _key)
 TRITON = Backend(
-    name="triton", missing=_missing, why_not=_why_not, ops=_OPS, scale_into=_scale, automatic_on=("cuda",)
+    name="triton",
+    missing=lambda: _MISSING,
+    why_not=_why_not,
+    ops=_OPS,
+    scale_into=_scale,
+    automatic_on=("cuda",),
 )
