@@ -67,7 +67,11 @@ def run(sample: Sample, backend: str = "reference") -> Outcome:
     result = FUNCTIONS[sample.op](*args, **sample.options, backend=backend)
     losses = [result] if isinstance(result, Tensor) else list(result)
     # Rows of reduction="none" get different weights, so that a mix-up of rows shows.
-    incoming = torch.linspace(0.5, 1.5, losses[0].numel()).view_as(losses[0]) if losses[0].ndim else None
+    incoming = (
+        torch.linspace(0.5, 1.5, losses[0].numel()).to(losses[0]).view_as(losses[0])
+        if losses[0].ndim
+        else None
+    )
     losses[0].backward(incoming)
     gradients = [torch.zeros_like(s) if s.grad is None else s.grad for s in students]
     return Outcome(losses=[loss.detach() for loss in losses], gradients=gradients)
@@ -77,6 +81,13 @@ def convert(sample: Sample, dtype: torch.dtype) -> Sample:
     """The same call with every float tensor in `dtype`."""
     args = (_each(lambda t: t.to(dtype) if t.is_floating_point() else t, arg) for arg in sample.args)
     return replace(sample, args=tuple(args))
+
+
+def on(sample: Sample, device: str) -> Sample:
+    """The same call with every tensor on `device`."""
+    args = (_each(lambda t: t.to(device), arg) for arg in sample.args)
+    options = {name: _each(lambda t: t.to(device), value) for name, value in sample.options.items()}
+    return replace(sample, args=tuple(args), options=options)
 
 
 def misses(sample: Sample, backend: str) -> list[str]:

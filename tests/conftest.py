@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+# Triton reads this when it is imported, and without a GPU its kernels can only be interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():

@@ -11,6 +11,7 @@ from .ir import ir_loss as ir_loss
 from .kd import kd_loss as kd_loss
 from .lit import lit_loss as lit_loss
 from .reference import LITLoss as LITLoss
+from .triton import TRITON
 
-for _backend in (CPP, CUDA):  # the order in which "auto" tries them
+for _backend in (CPP, CUDA, TRITON):  # the order in which "auto" tries them
     register(_backend)

@@ -1,4 +1,13 @@
-"""Autograd around the fused ops: their forward has already written the gradients, backward hands them out."""
+"""Autograd around the fused ops: their forward has already written the gradients, backward hands them out.
+
+On the CPU backward reads the incoming scale: 1 hands the gradients out as they are, anything else multiplies
+out of place. Elsewhere reading it would stop the host, and break a capture, so the device decides. Where the
+graph is about to be freed (the host knows that without asking the device) nobody will want the unscaled
+gradients again: `Backend.scale_into` gets them as input and output, and its kernel, which reads the scale,
+leaves at once when that is 1. So a plain `backward()` costs one launch and no traffic; with a loss scale it
+costs 2 N elements of traffic and no memory. With `retain_graph=True` the gradients stay as they are and the
+product goes to new memory: 2 N elements of traffic always. float16 students are converted in that pass.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +17,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._dispatch import Backend
 from .reference import Coefficient
 
 
 def fused(
     who: str,
-    op: Callable[..., Any],
+    backend: Backend,
+    name: str,
     students: Sequence[Tensor],
     args: Sequence[Any],
     coefficients: Sequence[Coefficient],
 ) -> tuple[Tensor, ...]:
-    """The losses of `op(*args, *coefficients, needs)`; the first one carries gradient to the `students`."""
+    """The losses of one op; the first one carries gradient to the `students`."""
+    op = backend.ops[name]
     args = (*args, *_pack(coefficients, students[0].device))
     needs = [torch.is_grad_enabled() and student.requires_grad for student in students]
     if not any(needs):
         return tuple(op(*args, needs)[:-1])
-    return _Fused.apply(who, op, args, needs, *students)
+    return _Fused.apply(who, op, backend.scale_into, args, needs, *students)
 
 
 class _Fused(torch.autograd.Function):
@@ -31,10 +43,16 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, who: str, op: Callable[..., Any], args: Sequence[Any], needs: list[bool], *students: Tensor
+        ctx: Any,
+        who: str,
+        op: Callable[..., Any],
+        scale_into: Callable[..., None],
+        args: Sequence[Any],
+        needs: list[bool],
+        *students: Tensor,
     ) -> tuple[Tensor, ...]:
         *losses, gradients = op(*args, needs)
-        ctx.who, ctx.needs = who, needs
+        ctx.who, ctx.needs, ctx.scale_into = who, needs, scale_into
         ctx.dtypes = [student.dtype for student in students]
         ctx.save_for_backward(*gradients)
         ctx.set_materialize_grads(False)
@@ -48,15 +66,30 @@ class _Fused(torch.autograd.Function):
             rule = "must not be differentiated twice by a fused backend, got create_graph=True"
             raise RuntimeError(f'{ctx.who}: the loss {rule}; use backend="reference"')
         if incoming is None:
-            return (None,) * (4 + len(ctx.needs))
-        # Off the CPU, reading the incoming scale would stop the host; a traced tensor has no value to read.
-        readable = incoming.ndim == 0 and incoming.device.type == "cpu" and type(incoming) is Tensor
-        unit = readable and not compiling and incoming.item() == 1
-        gradients = [
-            (gradient if unit else _scaled(gradient, incoming)).to(dtype) if need else None
-            for gradient, dtype, need in zip(ctx.saved_tensors, ctx.dtypes, ctx.needs, strict=True)
-        ]
-        return (None, None, None, None, *gradients)
+            return (None,) * (5 + len(ctx.needs))
+        wanted = [(g, d) for g, d, need in zip(ctx.saved_tensors, ctx.dtypes, ctx.needs, strict=True) if need]
+        one_number = incoming.ndim == 0 and type(incoming) is Tensor and not compiling
+        if one_number and not _readable(incoming):
+            done = iter(_scaled_on_device(wanted, incoming, ctx.scale_into))
+        else:
+            unit = one_number and incoming.item() == 1
+            done = iter([(g if unit else _scaled(g, incoming)).to(dtype) for g, dtype in wanted])
+        return (None, None, None, None, None, *(next(done) if need else None for need in ctx.needs))
+
+
+def _readable(scale: Tensor) -> bool:
+    """Whether the host can look at `scale` without waiting for a device."""
+    return scale.device.type == "cpu"
+
+
+def _scaled_on_device(
+    gradients: Sequence[tuple[Tensor, torch.dtype]], scale: Tensor, scale_into: Callable[..., None]
+) -> list[Tensor]:
+    """Each gradient times `scale` in its dtype: in place where the graph is freed and the dtype is right."""
+    kept = torch._C._autograd._get_current_graph_task_keep_graph()
+    out = [g if g.dtype == d and not kept else torch.empty_like(g, dtype=d) for g, d in gradients]
+    scale_into([g for g, _ in gradients], scale, out)
+    return out
 
 
 def _scaled(gradient: Tensor, incoming: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._checks import target_error
-from ._dispatch import Backend, Call
+from ._dispatch import Backend, Call, only_reference
 from ._layout import DTYPES, PENALTIES, address, contiguous_like, same_layout
 from ._library import _C, LIBRARY, MISSING, OPS, loss_dtype, new_gradients
 
@@ -215,13 +215,9 @@ def _why_not(call: Call) -> str | None:
     for student, teacher in zip(call.students, call.teachers, strict=True):
         if student.device.type != "cpu":
             return f"tensors on {student.device}"
-        if teacher.requires_grad and torch.is_grad_enabled():
-            return "a teacher that requires grad"
         if (student.dtype == torch.float64) != (teacher.dtype == torch.float64):
             return f"a {student.dtype} student with a {teacher.dtype} teacher"
-    if any(isinstance(c, Tensor) and c.requires_grad for c in call.coefficients):
-        return "a coefficient that requires grad"
-    return None
+    return only_reference(call)
 
 
 if MISSING is None:

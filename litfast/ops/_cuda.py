@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._dispatch import Backend, Call
+from ._dispatch import Backend, Call, only_reference
 from ._layout import DTYPES, PENALTIES, address, contiguous_like, same_layout
 from ._library import _C, LIBRARY, MISSING, OPS, new_gradients
 
@@ -233,15 +233,11 @@ def _why_not(call: Call) -> str | None:
     for student, teacher in zip(call.students, call.teachers, strict=True):
         if student.device.type != "cuda" or student.device != call.students[0].device:
             return f"tensors on {student.device}"
-        if teacher.requires_grad and torch.is_grad_enabled():
-            return "a teacher that requires grad"
         if torch.float64 in (student.dtype, teacher.dtype):
             return "torch.float64, which the kernel does not compute in"
-    if any(isinstance(c, Tensor) and c.requires_grad for c in call.coefficients):
-        return "a coefficient that requires grad"
     if _capability(call.students[0].device.index) < _OLDEST:
         return "a GPU older than compute capability 8.0"
-    return None
+    return only_reference(call)
 
 
 if hasattr(_C, "CudaCall"):

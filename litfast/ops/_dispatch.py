@@ -5,7 +5,7 @@ The reference serves whatever no fused backend can. A new backend is a `Backend`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,6 +25,12 @@ class Call(NamedTuple):
     coefficients: tuple[Coefficient, ...]
 
 
+def multiply_into(gradients: Sequence[Tensor], scale: Tensor, out: Sequence[Tensor]) -> None:
+    """out_i = scale * gradient_i in plain torch; out_i may be gradient_i."""
+    for gradient, result in zip(gradients, out, strict=True):
+        torch.mul(gradient, scale, out=result)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backend:
     """One fused implementation of the ops."""
@@ -33,6 +39,9 @@ class Backend:
     missing: Callable[[], str | None]  # why it cannot run in this installation at all
     why_not: Callable[[Call], str | None]  # why it cannot serve this call, given that it runs
     ops: Mapping[str, Callable[..., Any]]  # kd, ir, lit: the schemas of _library.py
+    # How backward scales off the CPU, without reading `scale` on the host.
+    scale_into: Callable[[Sequence[Tensor], Tensor, Sequence[Tensor]], None] = multiply_into
+    automatic_on: tuple[str, ...] = ("cpu", "cuda")  # device types where "auto" may take it
 
 
 _BACKENDS: Registry[Backend] = Registry("backend")
@@ -41,6 +50,15 @@ _BACKENDS: Registry[Backend] = Registry("backend")
 def register(backend: Backend) -> None:
     """Adds a fused backend; "auto" tries them in the order of registration."""
     _BACKENDS[backend.name] = backend
+
+
+def only_reference(call: Call) -> str | None:
+    """What no fused backend serves, because it would take a gradient that the ops do not write."""
+    if torch.is_grad_enabled() and any(teacher.requires_grad for teacher in call.teachers):
+        return "a teacher that requires grad"
+    if any(isinstance(c, Tensor) and c.requires_grad for c in call.coefficients):
+        return "a coefficient that requires grad"
+    return None
 
 
 def choose(backend: str, call: Call) -> Backend | None:
@@ -56,8 +74,9 @@ def choose(backend: str, call: Call) -> Backend | None:
         # When the surroundings are being compiled, plain torch lets the compiler fuse the loss into them.
         if torch.compiler.is_compiling():
             return None
-        able = (b for b in _BACKENDS.values() if b.missing() is None and b.why_not(call) is None)
-        return next(able, None)
+        device = call.students[0].device.type
+        here = (b for b in _BACKENDS.values() if device in b.automatic_on)
+        return next((b for b in here if b.missing() is None and b.why_not(call) is None), None)
     if backend not in _BACKENDS:
         raise ValueError(f"{call.who}: {unknown('backend', backend, ['auto', 'reference', *_BACKENDS])}")
     chosen = _BACKENDS[backend]

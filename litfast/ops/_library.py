@@ -75,9 +75,16 @@ def _lit_fake(
     return total, ir, soft, hard, correct, new_gradients([*student_irs, student], options[-1])
 
 
-for _schema in _SCHEMAS:
-    LIBRARY.define(_schema, tags=torch.Tag.pt2_compliant_tag)
 _FAKES: dict[str, Callable[..., Any]] = {"kd": _kd_fake, "ir": _ir_fake, "lit": _lit_fake}
-for _name, _fake in _FAKES.items():
-    torch.library.register_fake(f"litfast::{_name}", _fake, lib=LIBRARY)
-OPS = {name: getattr(torch.ops.litfast, name) for name in _FAKES}
+
+
+def define(prefix: str = "") -> dict[str, Callable[..., Any]]:
+    """Schema and fake of each op under `prefix`: two backends of one device need ops of their own."""
+    for schema in _SCHEMAS:
+        LIBRARY.define(prefix + schema, tags=torch.Tag.pt2_compliant_tag)
+    for name, fake in _FAKES.items():
+        torch.library.register_fake(f"litfast::{prefix}{name}", fake, lib=LIBRARY)
+    return {name: getattr(torch.ops.litfast, prefix + name) for name in _FAKES}
+
+
+OPS = define()

@@ -54,7 +54,7 @@ def ir_loss(
     served_by = choose(backend, Call("ir_loss", tuple(student_irs), tuple(teacher_irs), (scale,)))
     if served_by:
         args = (list(student_irs), list(teacher_irs), penalty, weights_or_ones(weights, student_irs))
-        return fused("ir_loss", served_by.ops["ir"], student_irs, args, (scale,))[0]
+        return fused("ir_loss", served_by, "ir", student_irs, args, (scale,))[0]
     return reference.ir_loss(student_irs, teacher_irs, penalty=penalty, weights=weights, scale=scale)
 
 

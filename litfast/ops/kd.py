@@ -79,7 +79,7 @@ def kd_loss(
     served_by = choose(backend, Call("kd_loss", (student_logits,), (teacher_logits,), (tau, alpha, scale)))
     if served_by:
         args = (student_logits, teacher_logits, target, soft, label_smoothing, ignore_index, reduction)
-        return fused("kd_loss", served_by.ops["kd"], [student_logits], args, (tau, alpha, scale))[0]
+        return fused("kd_loss", served_by, "kd", [student_logits], args, (tau, alpha, scale))[0]
     check_target_range("kd_loss", target, student_logits.shape[-1], ignore_index)
     return reference.kd_loss(
         student_logits,

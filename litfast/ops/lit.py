@@ -69,7 +69,7 @@ def lit_loss(
         logits = (student_logits, teacher_logits, target)
         options = (penalty, weights_or_ones(weights, student_irs), soft, label_smoothing, ignore_index)
         args = (*irs, *logits, *options)
-        return LITLoss(*fused("lit_loss", served_by.ops["lit"], students, args, (tau, alpha, beta, scale)))
+        return LITLoss(*fused("lit_loss", served_by, "lit", students, args, (tau, alpha, beta, scale)))
     check_target_range("lit_loss", target, student_logits.shape[-1], ignore_index)
     return reference.lit_loss(
         student_irs,

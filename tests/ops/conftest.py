@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,11 +32,34 @@ class _Recorder(TorchDispatchMode):
 
 
 @pytest.fixture(params=FUSED)
-def backend(request: pytest.FixtureRequest) -> str:
-    """Every fused backend; skipped with its reason where it cannot run."""
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every fused backend, on tensors on the CPU; skipped with its reason where it cannot run."""
     if reason := MISSING[request.param]:
         pytest.skip(f"{request.param}: {reason}")
-    return request.param
+    if request.param != "triton":
+        yield request.param
+        return
+    with interpreted() as name:
+        yield name
+
+
+@pytest.fixture
+def triton() -> Iterator[str]:
+    """The Triton backend through its interpreter; skipped with its reason where that cannot run."""
+    if reason := MISSING["triton"]:
+        pytest.skip(f"triton: {reason}")
+    with interpreted() as name:
+        yield name
+
+
+@contextmanager
+def interpreted() -> Iterator[str]:
+    """Triton on the CPU, where numpy would warn of the inf and NaN that a GPU computes in silence."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("triton: compiled in this process (test_triton_gpu.py), interpreted without a GPU")
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield "triton"
 
 
 @pytest.fixture

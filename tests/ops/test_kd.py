@@ -111,12 +111,15 @@ def test_equal_logits_give_kl_exactly_0(backend: str) -> None:
     assert kd_loss(S, S, tau=3.0, alpha=0.0, soft="kl", backend=backend) == 0
 
 
-def test_float64_stays_float64_and_half_gives_float32(backend: str) -> None:
-    dtypes = {
-        d: kd_loss(S.to(d), T.to(d), Y, **OPTIONS, backend=backend).dtype
-        for d in (torch.float64, torch.bfloat16)
-    }
-    assert dtypes == {torch.float64: torch.float64, torch.bfloat16: torch.float32}
+@pytest.mark.parametrize(
+    ("dtype", "result"), [(torch.float64, torch.float64), (torch.bfloat16, torch.float32)]
+)
+def test_float64_stays_float64_and_half_gives_float32(
+    dtype: torch.dtype, result: torch.dtype, backend: str
+) -> None:
+    if backend == "triton" and dtype == torch.float64:
+        pytest.skip("triton refuses float64")
+    assert kd_loss(S.to(dtype), T.to(dtype), Y, **OPTIONS, backend=backend).dtype == result
 
 
 def test_a_one_hot_teacher_is_cross_entropy_on_its_class() -> None:
