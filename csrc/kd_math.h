@@ -38,11 +38,21 @@ LITFAST_MATH Slopes<A> slopes(const RowSums& sums, double hard, double soft, dou
   return {A(hard / sums.student), A(soft / sums.student_tau), A(soft / sums.teacher_tau), A(hard * label_smoothing / K)};
 }
 
+// What a class adds to the three sums of exponentials.
+template <class A>
+struct Powers {
+  A student, student_tau, teacher_tau;
+};
+
+template <class A>
+LITFAST_MATH Powers<A> powers(A x, A y, A per_tau) {
+  return {exp_nonpositive(x), exp_nonpositive(x * per_tau), exp_nonpositive(y * per_tau)};
+}
+
 // The gradient of a class that is not the target.
 template <class A>
-LITFAST_MATH A slope(const Slopes<A>& by, A x, A y, A per_tau) {
-  const A gap = by.student_tau * exp_nonpositive(x * per_tau) - by.teacher_tau * exp_nonpositive(y * per_tau);
-  return gap + (by.student * exp_nonpositive(x) - by.all);
+LITFAST_MATH A slope(const Slopes<A>& by, const Powers<A>& e) {
+  return by.student_tau * e.student_tau - by.teacher_tau * e.teacher_tau + (by.student * e.student - by.all);
 }
 
 // The target's gradient, in double: p - q cancels where the student is sure.

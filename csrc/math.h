@@ -62,14 +62,19 @@ LITFAST_MATH float widen(f16 x) {
 LITFAST_MATH float narrow(float, float x) { return x; }
 LITFAST_MATH double narrow(double, double x) { return x; }
 
+// The nearest bf16 to x, or a quiet NaN, in the upper half of the word; the lower half is anything.
+LITFAST_MATH uint32_t rounded_to_bf16(float x) {
+  const uint32_t word = bits_as<uint32_t>(x), rounded = word + 0x7FFFu + ((word >> 16) & 1u);
+  return x != x ? 0x7FC00000u : rounded;
+}
+
 LITFAST_MATH bf16 narrow(bf16, float x) {
 #ifdef __CUDA_ARCH__
   bf16 result;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(x));
   return result;
 #else
-  const uint32_t word = bits_as<uint32_t>(x), rounded = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
-  return {static_cast<uint16_t>(x != x ? 0x7FC0u : rounded)};
+  return {static_cast<uint16_t>(rounded_to_bf16(x) >> 16)};
 #endif
 }
 

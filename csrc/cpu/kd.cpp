@@ -1,10 +1,10 @@
 // Knowledge distillation of a run of rows: three softmaxes (student at 1 and tau, teacher at tau) and the gradient while
 // the row stays in the cache.
-// No template of the standard library here: its weak symbols would mix instruction sets.
 #include "../kd.h"
 
 #include "../kd_math.h"
 #include "../typed.h"
+#include "lanes.h"
 
 namespace litfast {
 namespace LITFAST_ISA {
@@ -13,17 +13,28 @@ namespace {
 template <class X>
 auto row_max(const X* x, int64_t K) {
   using A = decltype(widen(X{}));
-  A max = -INFINITY;
-#pragma omp simd reduction(max : max)
-  for (int64_t k = 0; k < K; ++k) {
-    const A value = widen(x[k]);
-    max = value > max ? value : max;  // a NaN is skipped here and found by the sums
+  A lanes[kLanes], max = -INFINITY;
+  for (int j = 0; j < kLanes; ++j) lanes[j] = max;
+  int64_t k = 0;
+  for (; k + kLanes <= K; k += kLanes) {
+    const Run<X> run(x + k);
+#pragma omp simd
+    for (int j = 0; j < kLanes; ++j) lanes[j] = run[j] > lanes[j] ? run[j] : lanes[j];  // skips a NaN; the sums find it
   }
+  for (int j = 0; j < kLanes; ++j) max = lanes[j] > max ? lanes[j] : max;
+  for (; k < K; ++k) max = widen(x[k]) > max ? widen(x[k]) : max;
   return max;
 }
 
-// One row on its way through the three passes: maxima, sums, gradient.
-template <class Types>
+// The powers of kLanes classes, from the sums to the gradient.
+template <class A>
+struct Kept {
+  A student[kLanes], student_tau[kLanes], teacher_tau[kLanes];
+};
+constexpr int64_t kKept = 4096;  // classes of a row whose powers are kept; above, they are computed twice
+
+// One row on its way through the three passes: maxima, sums, gradient. `keep`: the third reads what the second kept.
+template <class Types, bool keep>
 class Row {
   using S = typename Types::S;
   using T = typename Types::T;
@@ -31,14 +42,15 @@ class Row {
   using G = typename Types::G;
 
  public:
-  Row(const Kd& kd, int64_t b)
+  Row(const Kd& kd, int64_t b, Kept<A>* kept)
       : kd_(kd),
         b_(b),
         K_(kd.K),
         target_(kd.target ? kd.target[b] : -1),
         s_(static_cast<const S*>(kd.student) + b * kd.K),
         t_(static_cast<const T*>(kd.teacher) + b * kd.K),
-        per_tau_(A(1 / kd.tau)) {}
+        per_tau_(A(1 / kd.tau)),
+        kept_(kept) {}
 
   void run(KdSums& total) {
     s_max_ = row_max(s_, K_);
@@ -54,50 +66,96 @@ class Row {
   }
 
  private:
+  struct Sums {
+    A student[kLanes] = {}, student_tau[kLanes] = {}, teacher_tau[kLanes] = {}, cross[kLanes] = {}, shift[kLanes] = {};
+  };
+
   template <bool kl>
   RowSums add_up() const {
-    const S* s = s_;
-    const T* t = t_;
-    const A s_max = s_max_, t_max = t_max_, per_tau = per_tau_;
-    double student = 0, student_tau = 0, teacher_tau = 0, cross = 0, shift = 0;
-#pragma omp simd reduction(+ : student, student_tau, teacher_tau, cross, shift)
-    for (int64_t k = 0; k < K_; ++k) {
-      const A x = widen(s[k]) - s_max, y = widen(t[k]) - t_max;
-      const A e = exp_nonpositive(y * per_tau);
-      student += exp_nonpositive(x);
-      student_tau += exp_nonpositive(x * per_tau);
-      teacher_tau += e;
-      cross += e * ((kl ? y - x : x) * per_tau);
-      shift += x;
+    RowSums total;
+    for (int64_t k = 0; k < K_;) {
+      const int64_t stop = K_ - k < kPiece ? K_ : k + kPiece;
+      Sums sums;
+      for (; k + kLanes <= stop; k += kLanes) add<kl>(sums, Run<S>(s_ + k), Run<T>(t_ + k), kLanes, kept(k));
+      if (k < stop) add<kl>(sums, Tail<S>(s_ + k, stop - k), Tail<T>(t_ + k, stop - k), int(stop - k), kept(k));
+      k = stop;
+      total.student += LITFAST_ISA::add_up(sums.student);
+      total.student_tau += LITFAST_ISA::add_up(sums.student_tau);
+      total.teacher_tau += LITFAST_ISA::add_up(sums.teacher_tau);
+      total.cross += LITFAST_ISA::add_up(sums.cross);
+      total.shift += LITFAST_ISA::add_up(sums.shift);
     }
-    return {student, student_tau, teacher_tau, cross, shift};
+    return total;
   }
+
+  // Keeps the powers, adds the first n lanes.
+  template <bool kl, class Student, class Teacher>
+  LITFAST_MATH void add(Sums& sums, const Student& s, const Teacher& t, int n, Kept<A>& kept) const {
+    const A s_max = s_max_, t_max = t_max_, per_tau = per_tau_;
+#pragma omp simd
+    for (int j = 0; j < kLanes; ++j) {
+      const A x = s[j] - s_max, y = t[j] - t_max;
+      const Powers<A> e = powers(x, y, per_tau);
+      kept.student[j] = e.student;
+      kept.student_tau[j] = e.student_tau;
+      kept.teacher_tau[j] = e.teacher_tau;
+      sums.student[j] += j < n ? e.student : 0;
+      sums.student_tau[j] += j < n ? e.student_tau : 0;
+      sums.teacher_tau[j] += j < n ? e.teacher_tau : 0;
+      sums.cross[j] += j < n ? e.teacher_tau * ((kl ? y - x : x) * per_tau) : 0;
+      sums.shift[j] += j < n ? x : 0;
+    }
+  }
+
+  Kept<A>& kept(int64_t k) const { return kept_[keep ? k / kLanes : 0]; }
 
   double target_x() const { return double(widen(s_[target_])) - s_max_; }
 
-  // Without a NaN in the row only an equal maximum before the target can take its place.
+  // Whether torch.argmax finds the target: the first NaN or, without one, the first of the largest.
   bool hit() const {
-    const A mine = widen(s_[target_]);
     const bool has_nan = sums_.student != sums_.student;
-    if (!has_nan && mine != s_max_) return false;
-    const int64_t end = has_nan ? K_ : target_;
-    for (int64_t k = 0; k < end; ++k)
-      if (outranks<A>(widen(s_[k]), mine, k < target_)) return false;
-    return true;
+    const A mine = widen(s_[target_]);
+    if (has_nan ? mine == mine : mine != s_max_) return false;
+    const S* s = s_;
+    const int64_t target = target_;
+    int earlier = 0;
+#pragma omp simd reduction(| : earlier)
+    for (int64_t k = 0; k < target; ++k) {
+      const A other = widen(s[k]);
+      earlier |= has_nan ? other != other : other == mine;
+    }
+    return !earlier;
   }
 
   void write_gradient() const {
     const double hard = kd_.target ? kd_.alpha * kd_.factor : 0, soft = (1 - kd_.alpha) * kd_.tau * kd_.factor;
     const Slopes<A> by = slopes<A>(sums_, hard, soft, kd_.label_smoothing, K_);
-    const S* s = s_;
-    const T* t = t_;
     G* g = static_cast<G*>(kd_.gradient) + b_ * K_;
-    const A s_max = s_max_, t_max = t_max_, per_tau = per_tau_;
-#pragma omp simd
-    for (int64_t k = 0; k < K_; ++k) g[k] = narrow(G{}, slope<A>(by, widen(s[k]) - s_max, widen(t[k]) - t_max, per_tau));
+    int64_t k = 0;
+    for (; k + kLanes <= K_; k += kLanes) write(g + k, by, Run<S>(s_ + k), Run<T>(t_ + k), kept(k));
+    if (k < K_) {
+      G last[kLanes];
+      write(last, by, Tail<S>(s_ + k, K_ - k), Tail<T>(t_ + k, K_ - k), kept(k));
+      memcpy(g + k, last, sizeof(G) * (K_ - k));
+    }
     if (!kd_.target) return;
     const double y = double(widen(t_[target_])) - t_max_;
     g[target_] = narrow(G{}, A(target_slope(sums_, target_x(), y, hard, soft, kd_.tau, kd_.label_smoothing, K_)));
+  }
+
+  template <class Student, class Teacher>
+  LITFAST_MATH void write(G* g, const Slopes<A>& by, const Student& s, const Teacher& t, Kept<A>& kept) const {
+    const A s_max = s_max_, t_max = t_max_, per_tau = per_tau_;
+#pragma omp simd
+    for (int j = 0; j < (keep ? 0 : kLanes); ++j) {
+      const Powers<A> e = powers(A(s[j] - s_max), A(t[j] - t_max), per_tau);
+      kept.student[j] = e.student;
+      kept.student_tau[j] = e.student_tau;
+      kept.teacher_tau[j] = e.teacher_tau;
+    }
+#pragma omp simd
+    for (int j = 0; j < kLanes; ++j)
+      g[j] = narrow(G{}, slope(by, Powers<A>{kept.student[j], kept.student_tau[j], kept.teacher_tau[j]}));
   }
 
   const Kd& kd_;
@@ -107,6 +165,7 @@ class Row {
   const A per_tau_;
   A s_max_ = 0, t_max_ = 0;
   RowSums sums_;
+  Kept<A>* kept_;
 };
 
 template <class G>
@@ -115,18 +174,25 @@ void ignore_row(const Kd& kd, int64_t b) {
   if (kd.gradient) memset(static_cast<G*>(kd.gradient) + b * kd.K, 0, sizeof(G) * kd.K);
 }
 
+template <class Types, bool keep>
+KdSums rows(const Kd& kd, int64_t begin, int64_t end) {
+  KdSums sums;
+  Kept<typename Types::A> kept[keep ? kKept / kLanes : 1];
+  for (int64_t b = begin; b < end; ++b) {
+    if (kd.target && kd.target[b] == kd.ignore_index)
+      ignore_row<typename Types::G>(kd, b);
+    else
+      Row<Types, keep>(kd, b, kept).run(sums);
+  }
+  return sums;
+}
+
 }  // namespace
 
 KdSums kd_rows(const Kd& kd, int64_t begin, int64_t end) {
   return with_types(kd.student_dtype, kd.teacher_dtype, [&](auto types) {
-    KdSums sums;
-    for (int64_t b = begin; b < end; ++b) {
-      if (kd.target && kd.target[b] == kd.ignore_index)
-        ignore_row<typename decltype(types)::G>(kd, b);
-      else
-        Row<decltype(types)>(kd, b).run(sums);
-    }
-    return sums;
+    using Types = decltype(types);
+    return kd.K <= kKept ? rows<Types, true>(kd, begin, end) : rows<Types, false>(kd, begin, end);
   });
 }
 

@@ -24,11 +24,11 @@ std::vector<Kernels> runnable_kernels() {
   std::vector<Kernels> found;
 #ifdef LITFAST_X86
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     found.push_back({"avx512", avx512::ir_elements, avx512::kd_rows});
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    found.push_back({"avx2", avx2::ir_elements, avx2::kd_rows});
+  if (avx2) found.push_back({"avx2", avx2::ir_elements, avx2::kd_rows});
 #endif
   found.push_back({"baseline", baseline::ir_elements, baseline::kd_rows});
   return found;

@@ -104,7 +104,7 @@ __device__ __forceinline__ void run_lanes(const KdRun& run, int64_t b) {
 #pragma unroll
     for (int j = 0; j < kLaneElements; ++j) {
       const int k = lane + j * lanes;
-      const float g = row.valid ? slope(by, s[j] - maxima.student, t[j] - maxima.teacher, run.shared.per_tau) : 0;
+      const float g = row.valid ? slope(by, powers(s[j] - maxima.student, t[j] - maxima.teacher, run.shared.per_tau)) : 0;
       if (k < K) store_gradient(logits, b * K + k, g);
     }
     if (row.target >= 0 && row.target % lanes == lane)

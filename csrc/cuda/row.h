@@ -174,7 +174,7 @@ __device__ __forceinline__ void write_gradient(const Span<Types>& span, int64_t 
   const typename Types::S* s_stage = student_stage<Types>();
   const typename Types::T* t_stage = teacher_stage<Types>(part_size);
   const auto at_logits = [&](float s, float t) {
-    return narrow(G{}, slope(by, s - maxima.student, t - maxima.teacher, per_tau));
+    return narrow(G{}, slope(by, powers(s - maxima.student, t - maxima.teacher, per_tau)));
   };
 #pragma unroll 2
   for (int v = threadIdx.x; v < int(span.vectors); v += kThreads) {
