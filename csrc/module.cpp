@@ -5,9 +5,9 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <vector>
 
+#include "args.h"
 #include "cpu/kernels.h"
 #ifdef LITFAST_WITH_CUDA
 #include "cuda/bindings.h"
@@ -18,24 +18,9 @@ namespace py = pybind11;
 namespace litfast {
 namespace {
 
-// student, teacher, gradient, n, student dtype, teacher dtype, factor: the fields of IrSection
-using SectionArgs = std::tuple<uintptr_t, uintptr_t, uintptr_t, int64_t, int, int, double>;
-
 template <class T = void>
 T* address(uintptr_t value) {
   return reinterpret_cast<T*>(value);
-}
-
-IrSection section(const SectionArgs& args) {
-  const auto& [student, teacher, gradient, n, student_dtype, teacher_dtype, factor] = args;
-  return {address(student), address(teacher), address(gradient), n, Dtype(student_dtype), Dtype(teacher_dtype), factor};
-}
-
-Kd make_kd(uintptr_t student, uintptr_t teacher, uintptr_t target, uintptr_t gradient, uintptr_t rows, int64_t B,
-           int64_t K, int student_dtype, int teacher_dtype, int64_t ignore_index, double alpha, double tau,
-           double label_smoothing, double factor, bool kl) {
-  return {address(student), address(teacher), address<int64_t>(target), address(gradient), address<double>(rows), B, K,
-          Dtype(student_dtype), Dtype(teacher_dtype), ignore_index, alpha, tau, label_smoothing, factor, kl};
 }
 
 Kernels kernels_of(const std::string& isa) {
@@ -44,24 +29,71 @@ Kernels kernels_of(const std::string& isa) {
   throw std::invalid_argument("litfast._C: this machine or this build has no instruction set " + isa);
 }
 
-py::tuple run_lit_cpu(const std::vector<SectionArgs>& args, int penalty, const std::optional<Kd>& kd, int threads,
-                      const std::string& isa) {
-  const Kernels kernels = kernels_of(isa);
+// Writes to a tensor of fp32 or fp64.
+class Floats {
+ public:
+  Floats(uintptr_t at, bool fp64) : f32_(address<float>(at)), f64_(address<double>(at)), fp64_(fp64) {}
+  void put(int64_t i, double value) {
+    if (fp64_)
+      f64_[i] = value;
+    else
+      f32_[i] = float(value);
+  }
+
+ private:
+  float* f32_;
+  double* f64_;
+  bool fp64_;
+};
+
+int64_t at_least_one(int64_t n) { return n > 1 ? n : 1; }
+
+int64_t run_lit_cpu(const std::vector<SectionArgs>& section_args, int penalty, const std::optional<LogitsArgs>& logits,
+                    const CoefficientArgs& coefficients, const LossArgs& losses, int threads, const std::string& isa) {
+  const auto [tau, alpha, beta, scale] = coefficients;
   std::vector<IrSection> sections;
-  for (const SectionArgs& one : args) sections.push_back(section(one));
+  for (const auto& [student, teacher, gradient, n, student_dtype, teacher_dtype, weight] : section_args)
+    sections.push_back({address(student), address(teacher), address(gradient), n, Dtype(student_dtype),
+                        Dtype(teacher_dtype), scale * (1 - beta) * weight / at_least_one(n)});
+  std::optional<Kd> kd;
+  int64_t divisor = 1;
+  const auto [total_at, parts_at, correct_at, rows_at, fp64] = losses;
+  std::vector<double> rows;
+  if (logits) {
+    const auto& [student, teacher, target, gradient, B, K, student_dtype, teacher_dtype, ignore_index, label_smoothing, kl,
+                 mean] = *logits;
+    TargetScan scan{B, -1};
+    if (target) scan = scan_target(address<int64_t>(target), B, K, ignore_index);
+    if (scan.bad_row >= 0) return scan.bad_row;
+    if (mean) divisor = at_least_one(scan.valid);
+    if (!total_at) rows.resize(B);
+    kd = Kd{address(student), address(teacher), address<int64_t>(target), address(gradient), total_at ? nullptr : rows.data(),
+            B, K, Dtype(student_dtype), Dtype(teacher_dtype), ignore_index, alpha, tau, label_smoothing,
+            scale * beta / divisor, kl};
+  }
   std::vector<double> ir(sections.size());
   LitSums sums{ir.data(), {}};
-  const Lit lit{sections.data(), static_cast<int64_t>(sections.size()), Penalty(penalty), kd ? &*kd : nullptr};
+  const Kernels kernels = kernels_of(isa);
   {
     py::gil_scoped_release release;
-    lit_cpu(lit, kernels, threads, sums);
+    lit_cpu({sections.data(), int64_t(sections.size()), Penalty(penalty), kd ? &*kd : nullptr}, kernels, threads, sums);
   }
-  return py::make_tuple(ir, sums.kd.soft, sums.kd.hard, sums.kd.correct);
-}
 
-py::tuple run_scan_target(uintptr_t target, int64_t B, int64_t K, int64_t ignore_index) {
-  const TargetScan scan = scan_target(address<int64_t>(target), B, K, ignore_index);
-  return py::make_tuple(scan.valid, scan.bad_row);
+  Floats total(total_at, fp64), parts(parts_at, fp64), by_row(rows_at, fp64);
+  for (size_t b = 0; b < rows.size(); ++b) by_row.put(b, scale * rows[b]);
+  if (!total_at) return -1;
+  const double soft = sums.kd.soft / divisor, hard = sums.kd.hard / divisor;
+  double distances = 0;
+  for (size_t i = 0; i < sections.size(); ++i) {
+    const double mean = ir[i] / at_least_one(sections[i].n);
+    distances += std::get<6>(section_args[i]) * mean;
+    parts.put(2 + i, mean);
+  }
+  parts.put(0, soft);
+  parts.put(1, hard);
+  *address<int64_t>(correct_at) = sums.kd.correct;
+  total.put(0, scale * (beta * (alpha * hard + (1 - alpha) * soft) + (1 - beta) * distances));
+  return -1;
 }
 
 py::dict build_info() {
@@ -85,15 +117,9 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   using namespace litfast;
   m.doc() = "Compiled kernels of litfast";
-  py::class_<Kd>(m, "Kd").def(
-      py::init(&make_kd), py::kw_only(), py::arg("student"), py::arg("teacher"), py::arg("target"), py::arg("gradient"),
-      py::arg("rows"), py::arg("B"), py::arg("K"), py::arg("student_dtype"), py::arg("teacher_dtype"),
-      py::arg("ignore_index"), py::arg("alpha"), py::arg("tau"), py::arg("label_smoothing"), py::arg("factor"),
-      py::arg("kl"));
-  m.def("lit_cpu", &run_lit_cpu, py::arg("sections"), py::arg("penalty"), py::arg("kd"), py::arg("threads"),
-        py::arg("isa"), "Runs all sections and the logits; returns (ir sums, soft sum, hard sum, correct).");
-  m.def("scan_target", &run_scan_target, py::arg("target"), py::arg("B"), py::arg("K"), py::arg("ignore_index"),
-        "Returns (valid rows, first row out of range or -1).");
+  m.def("lit_cpu", &run_lit_cpu, py::arg("sections"), py::arg("penalty"), py::arg("logits").none(true),
+        py::arg("coefficients"), py::arg("losses"), py::arg("threads"), py::arg("isa"),
+        "Writes losses and gradients; returns the first row whose target is no class (and writes nothing), or -1.");
   m.def("build_info", &build_info, "Compiler, CUDA architectures, OpenMP version (0: none), instruction sets, best first.");
 #ifdef LITFAST_WITH_CUDA
   cuda::bind(m);

@@ -9,71 +9,37 @@ class BuildInfo(TypedDict):
     openmp: int  # 0: none
     isas: list[str]  # that this machine runs, the fastest first
 
-class Kd:
-    def __init__(
-        self,
-        *,
-        student: int,
-        teacher: int,
-        target: int,
-        gradient: int,
-        rows: int,
-        B: int,
-        K: int,
-        student_dtype: int,
-        teacher_dtype: int,
-        ignore_index: int,
-        alpha: float,
-        tau: float,
-        label_smoothing: float,
-        factor: float,
-        kl: bool,
-    ) -> None: ...
+# The tuples of csrc/args.h.
+SectionArgs = tuple[int, int, int, int, int, int, float]
+LogitsArgs = tuple[int, int, int, int, int, int, int, int, int, float, bool, bool]
+CoefficientArgs = tuple[float, float, float, float]
+LossArgs = tuple[int, int, int, int, bool]
 
 def lit_cpu(
-    sections: Sequence[tuple[int, int, int, int, int, int, float]],
+    sections: Sequence[SectionArgs],
     penalty: int,
-    kd: Kd | None,
+    logits: LogitsArgs | None,
+    coefficients: CoefficientArgs,
+    losses: LossArgs,
     threads: int,
     isa: str,
-) -> tuple[list[float], float, float, int]: ...
-def scan_target(target: int, B: int, K: int, ignore_index: int) -> tuple[int, int]: ...
+) -> int: ...
 def build_info() -> BuildInfo: ...
 
 # Only in a build with CUDA.
 CUDA_SLOTS: int
 CUDA_COUNTER_BYTES: int
 
-class CudaLogits:
-    def __init__(
-        self,
-        *,
-        student: int,
-        teacher: int,
-        target: int,
-        gradient: int,
-        rows: int,
-        B: int,
-        K: int,
-        student_dtype: int,
-        teacher_dtype: int,
-        ignore_index: int,
-        label_smoothing: float,
-        kl: bool,
-        mean: bool,
-    ) -> None: ...
-
 class CudaCall:
     def __init__(
         self,
         *,
-        sections: Sequence[tuple[int, int, int, int, int, int, float]],
+        sections: Sequence[SectionArgs],
         penalty: int,
-        logits: CudaLogits | None,
-        coefficients: tuple[float, float, float, float],
+        logits: LogitsArgs | None,
+        coefficients: CoefficientArgs,
         on_device: int,
-        places: tuple[int, int, int, int],
-        losses: Sequence[int],
+        losses: LossArgs,
         device: int,
     ) -> None: ...
     @property

@@ -183,11 +183,10 @@ struct Shared {
 
 // A barrier must follow.
 __device__ __forceinline__ void read(const Coefficients& c, Shared& shared) {
-  const auto pick = [&](double number, int at) { return c.on_device && at >= 0 ? c.on_device[at] : number; };
-  shared.tau = pick(c.tau, c.tau_at);
-  shared.alpha = pick(c.alpha, c.alpha_at);
-  shared.beta = pick(c.beta, c.beta_at);
-  shared.scale = pick(c.scale, c.scale_at);
+  shared.tau = c.on_device ? c.on_device[0] : c.tau;
+  shared.alpha = c.on_device ? c.on_device[1] : c.alpha;
+  shared.beta = c.on_device ? c.on_device[2] : c.beta;
+  shared.scale = c.on_device ? c.on_device[3] : c.scale;
   shared.per_tau = float(1 / shared.tau);
 }
 

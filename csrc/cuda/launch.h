@@ -75,15 +75,13 @@ struct Logits {
   unsigned* parts_done;  // [B] zero before the launch
 };
 
-// Each is a number or, where `at` is not negative, an element of `on_device`.
 struct Coefficients {
   double tau, alpha, beta, scale;
-  const double* on_device;
-  int tau_at, alpha_at, beta_at, scale_at;
+  const double* on_device;  // [4] in their place; null: the numbers count
 };
 
 struct Losses {
-  float* total;      // []; null: not wanted, as the others
+  float* total;      // []; null: each row has its loss instead
   float* ir;         // [S] mean of each section's penalties
   float* soft;       // []
   float* hard;       // []

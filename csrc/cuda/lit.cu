@@ -56,7 +56,7 @@ __device__ __forceinline__ void finish_sections(const Launch& launch) {
     const Section& section = launch.sections[i];
     const double mean = section.n ? sum / section.n : 0;
     launch.weighted[launch.first_section + i] = section.weight * mean;
-    if (launch.losses.ir) launch.losses.ir[launch.first_section + i] = float(mean);
+    launch.losses.ir[launch.first_section + i] = float(mean);
   }
 }
 
@@ -70,15 +70,16 @@ __device__ __forceinline__ KdPartial finish_logits(const Launch& launch, Scratch
 
 __device__ __forceinline__ void write_losses(const Launch& launch, const Shared& c, const KdPartial& sum) {
   const Losses& to = launch.losses;
+  if (!to.total) return;
   const double divisor = launch.logits.mean && sum.valid ? double(sum.valid) : 1;
   const double soft = sum.soft / divisor, hard = sum.hard / divisor;
   double ir = 0;
   for (int64_t i = 0; i < launch.first_section + launch.S; ++i) ir += launch.weighted[i];
   const double kd = c.alpha * hard + (1 - c.alpha) * soft;
-  if (to.total) *to.total = float(c.scale * (c.beta * kd + (1 - c.beta) * ir));
-  if (to.soft) *to.soft = float(soft);
-  if (to.hard) *to.hard = float(hard);
-  if (to.correct) *to.correct = sum.correct;
+  *to.total = float(c.scale * (c.beta * kd + (1 - c.beta) * ir));
+  *to.soft = float(soft);
+  *to.hard = float(hard);
+  *to.correct = sum.correct;
 }
 
 __global__ void __launch_bounds__(kThreads, kBlocksPerSM) lit_kernel(const __grid_constant__ Launch launch) {

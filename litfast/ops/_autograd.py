@@ -11,53 +11,46 @@ product goes to new memory: 2 N elements of traffic always. float16 students are
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._dispatch import Backend
+from ._dispatch import Backend, Call, students_of
 from .reference import Coefficient
 
 
-def fused(
-    who: str,
-    backend: Backend,
-    name: str,
-    students: Sequence[Tensor],
-    args: Sequence[Any],
-    coefficients: Sequence[Coefficient],
-) -> tuple[Tensor, ...]:
-    """The losses of one op; the first one carries gradient to the `students`."""
-    op = backend.ops[name]
-    args = (*args, *_pack(coefficients, students[0].device))
-    needs = [torch.is_grad_enabled() and student.requires_grad for student in students]
+def fused(backend: Backend, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """total, which carries gradient to the students, parts and correct: see _library.py."""
+    students = students_of(call)
+    recording = torch.is_grad_enabled()
+    needs = [recording and student.requires_grad for student in students]
+    numbers = _pack((call.tau, call.alpha, call.beta, call.scale), students[0].device)
+    args = (*call[:_NUMBERS], *numbers, needs)
     if not any(needs):
-        return tuple(op(*args, needs)[:-1])
-    return _Fused.apply(who, op, backend.scale_into, args, needs, *students)
+        total, parts, correct, _ = backend.op(*args)
+        return total, parts, correct
+    losses: tuple[Tensor, Tensor, Tensor] = _Fused.apply(backend, args, *students)
+    return losses
+
+
+_NUMBERS = Call._fields.index("tau")
 
 
 class _Fused(torch.autograd.Function):
     """Losses as a function of the students, with gradients that the forward pass has finished."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        who: str,
-        op: Callable[..., Any],
-        scale_into: Callable[..., None],
-        args: Sequence[Any],
-        needs: list[bool],
-        *students: Tensor,
-    ) -> tuple[Tensor, ...]:
-        *losses, gradients = op(*args, needs)
-        ctx.who, ctx.needs, ctx.scale_into = who, needs, scale_into
+    def forward(ctx: Any, backend: Backend, args: Sequence[Any], *students: Tensor) -> tuple[Tensor, ...]:
+        total, parts, correct, gradients = backend.op(*args)
+        ctx.who, ctx.needs, ctx.scale_into = args[0], args[-1], backend.scale_into
         ctx.dtypes = [student.dtype for student in students]
         ctx.save_for_backward(*gradients)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*losses[1:])
-        return tuple(losses)
+        ctx.mark_non_differentiable(parts, correct)
+        return total, parts, correct
 
     @staticmethod
     def backward(ctx: Any, incoming: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -66,20 +59,26 @@ class _Fused(torch.autograd.Function):
             rule = "must not be differentiated twice by a fused backend, got create_graph=True"
             raise RuntimeError(f'{ctx.who}: the loss {rule}; use backend="reference"')
         if incoming is None:
-            return (None,) * (5 + len(ctx.needs))
-        wanted = [(g, d) for g, d, need in zip(ctx.saved_tensors, ctx.dtypes, ctx.needs, strict=True) if need]
+            return (None,) * (2 + len(ctx.needs))
         one_number = incoming.ndim == 0 and type(incoming) is Tensor and not compiling
         if one_number and not _readable(incoming):
+            wanted = [
+                (g, d) for g, d, need in zip(ctx.saved_tensors, ctx.dtypes, ctx.needs, strict=True) if need
+            ]
             done = iter(_scaled_on_device(wanted, incoming, ctx.scale_into))
-        else:
-            unit = one_number and incoming.item() == 1
-            done = iter([(g if unit else _scaled(g, incoming)).to(dtype) for g, dtype in wanted])
-        return (None, None, None, None, None, *(next(done) if need else None for need in ctx.needs))
+            return (None, None, *(next(done) if need else None for need in ctx.needs))
+        unit = one_number and incoming.item() == 1
+        parts = zip(ctx.saved_tensors, ctx.dtypes, ctx.needs, strict=True)
+        return (
+            None,
+            None,
+            *[(g if unit else _scaled(g, incoming)).to(dtype) if need else None for g, dtype, need in parts],
+        )
 
 
 def _readable(scale: Tensor) -> bool:
     """Whether the host can look at `scale` without waiting for a device."""
-    return scale.device.type == "cpu"
+    return scale.is_cpu
 
 
 def _scaled_on_device(
@@ -97,15 +96,19 @@ def _scaled(gradient: Tensor, incoming: Tensor) -> Tensor:
     return gradient * (incoming.unsqueeze(-1) if incoming.ndim else incoming)
 
 
-def _pack(coefficients: Sequence[Coefficient], device: torch.device) -> tuple[float | Tensor | None, ...]:
-    """As an op takes them: floats and None or, when one is a tensor, zeros and a tensor of them all."""
+def _pack(
+    coefficients: Sequence[Coefficient], device: torch.device
+) -> tuple[float, float, float, float, Tensor | None]:
+    """As the op takes them: floats and None or, when one is a tensor, zeros and a tensor of them all.
+
+    A tensor on the CPU is read at once, which costs nothing; to copy it to a GPU would stop the host.
+    """
+    if not torch.compiler.is_compiling():
+        coefficients = [c.item() if type(c) is Tensor and c.is_cpu else c for c in coefficients]
     if not any(isinstance(c, Tensor) for c in coefficients):
-        return (*(float(c) for c in coefficients), None)
-    dtype = torch.float64
-    scalars = [  # torch.full writes on the device, where torch.tensor would copy from the host
-        c.detach().to(device, dtype)
-        if isinstance(c, Tensor)
-        else torch.full((), c, dtype=dtype, device=device)
-        for c in coefficients
-    ]
-    return (*(0.0 for _ in scalars), torch.stack(scalars))
+        tau, alpha, beta, scale = map(float, coefficients)
+        return tau, alpha, beta, scale, None
+    # torch.full writes on the device, where torch.tensor would copy from the host
+    full = functools.partial(torch.full, (), dtype=torch.float64, device=device)
+    scalars = [c.detach().double() if isinstance(c, Tensor) else full(c) for c in coefficients]
+    return 0.0, 0.0, 0.0, 0.0, torch.stack(scalars)

@@ -5,7 +5,7 @@ The reference serves whatever no fused backend can. A new backend is a `Backend`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,12 +17,37 @@ from .reference import Coefficient
 
 
 class Call(NamedTuple):
-    """What a backend may look at to say why it cannot serve a call."""
+    """One call of the loss op, in the order of its schema: `kd_loss` has no sections, `ir_loss` no logits."""
 
     who: str  # the public function
-    students: tuple[Tensor, ...]
-    teachers: tuple[Tensor, ...]  # pairwise the students' shapes and devices
-    coefficients: tuple[Coefficient, ...]
+    student_irs: Sequence[Tensor]  # S of any shape
+    teacher_irs: Sequence[Tensor]  # S, pairwise the students' shapes and devices
+    student: Tensor | None  # logits [..., K]
+    teacher: Tensor | None  # logits [..., K]
+    target: Tensor | None  # [...] int64
+    penalty: str = "l2"
+    weights: Sequence[float] = ()  # one a section
+    soft: str = "ce"
+    label_smoothing: float = 0.0
+    ignore_index: int = -100
+    reduction: str = "mean"  # of the logits' rows
+    tau: Coefficient = 1.0
+    alpha: Coefficient = 0.0
+    beta: Coefficient = 0.0
+    scale: Coefficient = 1.0
+    # From here on the op's own; there tau to scale are numbers.
+    coefficients: Tensor | None = None  # [4] fp64 on the device: tau, alpha, beta, scale in their place
+    needs: Sequence[bool] = ()  # which gradients to write, the logits' last
+
+
+def students_of(call: Call) -> list[Tensor]:
+    """What may get a gradient: the sections, then the logits."""
+    return [*call.student_irs] if call.student is None else [*call.student_irs, call.student]
+
+
+def teachers_of(call: Call) -> list[Tensor]:
+    """Pairwise the teachers of `students_of`."""
+    return [*call.teacher_irs] if call.teacher is None else [*call.teacher_irs, call.teacher]
 
 
 def multiply_into(gradients: Sequence[Tensor], scale: Tensor, out: Sequence[Tensor]) -> None:
@@ -38,7 +63,7 @@ class Backend:
     name: str
     missing: Callable[[], str | None]  # why it cannot run in this installation at all
     why_not: Callable[[Call], str | None]  # why it cannot serve this call, given that it runs
-    ops: Mapping[str, Callable[..., Any]]  # kd, ir, lit: the schemas of _library.py
+    op: Callable[..., Any]  # the schema of _library.py
     # How backward scales off the CPU, without reading `scale` on the host.
     scale_into: Callable[[Sequence[Tensor], Tensor, Sequence[Tensor]], None] = multiply_into
     automatic_on: tuple[str, ...] = ("cpu", "cuda")  # device types where "auto" may take it
@@ -54,9 +79,9 @@ def register(backend: Backend) -> None:
 
 def only_reference(call: Call) -> str | None:
     """What no fused backend serves, because it would take a gradient that the ops do not write."""
-    if torch.is_grad_enabled() and any(teacher.requires_grad for teacher in call.teachers):
+    if torch.is_grad_enabled() and any(teacher.requires_grad for teacher in teachers_of(call)):
         return "a teacher that requires grad"
-    if any(isinstance(c, Tensor) and c.requires_grad for c in call.coefficients):
+    if any(isinstance(c, Tensor) and c.requires_grad for c in (call.tau, call.alpha, call.beta, call.scale)):
         return "a coefficient that requires grad"
     return None
 
@@ -74,7 +99,7 @@ def choose(backend: str, call: Call) -> Backend | None:
         # When the surroundings are being compiled, plain torch lets the compiler fuse the loss into them.
         if torch.compiler.is_compiling():
             return None
-        device = call.students[0].device.type
+        device = students_of(call)[0].device.type
         here = (b for b in _BACKENDS.values() if device in b.automatic_on)
         return next((b for b in here if b.missing() is None and b.why_not(call) is None), None)
     if backend not in _BACKENDS:

@@ -1,16 +1,15 @@
-"""What the compiled backends share: layouts that agree, addresses, and the numbers of csrc/math.h."""
+"""Layouts that agree: the kernels compare elements at equal offsets."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # Dtype
-PENALTIES = {"l2": 0, "l1": 1, "smooth_l1": 2}  # Penalty
-
 
 def same_layout(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both dense in the strides of the student's gradient; copied only where they are not so already."""
+    if student.is_contiguous() and teacher.is_contiguous():
+        return student, teacher
     # Dense, the order of the student's dimensions: the layout that empty_like gives the gradient.
     like = student if student.is_contiguous() else torch.empty_like(student)
     if not _strides_agree(student, like):
@@ -31,8 +30,3 @@ def contiguous_like(gradient: Tensor) -> Tensor:
     if gradient.is_contiguous():
         return gradient
     return torch.empty_like(gradient, memory_format=torch.contiguous_format)
-
-
-def address(tensor: Tensor | None) -> int:
-    """Of the first element; 0 for nothing."""
-    return 0 if tensor is None or not tensor.numel() else tensor.data_ptr()

@@ -51,10 +51,12 @@ def ir_loss(
     check_irs("ir_loss", student_irs, teacher_irs, penalty, weights)
     if not student_irs:
         raise ValueError("ir_loss: student_irs must hold at least one section, got none")
-    served_by = choose(backend, Call("ir_loss", tuple(student_irs), tuple(teacher_irs), (scale,)))
-    if served_by:
-        args = (list(student_irs), list(teacher_irs), penalty, weights_or_ones(weights, student_irs))
-        return fused("ir_loss", served_by, "ir", student_irs, args, (scale,))[0]
+    weights = weights_or_ones(weights, student_irs)
+    call = Call(
+        "ir_loss", student_irs, teacher_irs, None, None, None, penalty=penalty, weights=weights, scale=scale
+    )
+    if served_by := choose(backend, call):
+        return fused(served_by, call)[0]
     return reference.ir_loss(student_irs, teacher_irs, penalty=penalty, weights=weights, scale=scale)
 
 

@@ -76,10 +76,24 @@ def kd_loss(
         alpha, factor = _as_lit(convention, alpha, tau, K, target is None)
         scale = scale * factor
     check_logits("kd_loss", student_logits, teacher_logits, target, tau, alpha, soft, label_smoothing)
-    served_by = choose(backend, Call("kd_loss", (student_logits,), (teacher_logits,), (tau, alpha, scale)))
-    if served_by:
-        args = (student_logits, teacher_logits, target, soft, label_smoothing, ignore_index, reduction)
-        return fused("kd_loss", served_by, "kd", [student_logits], args, (tau, alpha, scale))[0]
+    call = Call(
+        "kd_loss",
+        (),
+        (),
+        student_logits,
+        teacher_logits,
+        target,
+        soft=soft,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        tau=tau,
+        alpha=alpha,
+        beta=1.0,
+        scale=scale,
+    )
+    if served_by := choose(backend, call):
+        return fused(served_by, call)[0]
     check_target_range("kd_loss", target, student_logits.shape[-1], ignore_index)
     return reference.kd_loss(
         student_logits,

@@ -62,14 +62,27 @@ def lit_loss(
     check_fraction("lit_loss", "beta", beta)
     check_irs("lit_loss", student_irs, teacher_irs, penalty, weights)
     check_logits("lit_loss", student_logits, teacher_logits, target, tau, alpha, soft, label_smoothing)
-    students, teachers = (*student_irs, student_logits), (*teacher_irs, teacher_logits)
-    served_by = choose(backend, Call("lit_loss", students, teachers, (tau, alpha, beta, scale)))
-    if served_by:
-        irs = (list(student_irs), list(teacher_irs))
-        logits = (student_logits, teacher_logits, target)
-        options = (penalty, weights_or_ones(weights, student_irs), soft, label_smoothing, ignore_index)
-        args = (*irs, *logits, *options)
-        return LITLoss(*fused("lit_loss", served_by, "lit", students, args, (tau, alpha, beta, scale)))
+    weights = weights_or_ones(weights, student_irs)
+    call = Call(
+        "lit_loss",
+        student_irs,
+        teacher_irs,
+        student_logits,
+        teacher_logits,
+        target,
+        penalty=penalty,
+        weights=weights,
+        soft=soft,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        tau=tau,
+        alpha=alpha,
+        beta=beta,
+        scale=scale,
+    )
+    if served_by := choose(backend, call):
+        total, parts, correct = fused(served_by, call)
+        return LITLoss(total, parts[2:], parts[0], parts[1], correct)
     check_target_range("lit_loss", target, student_logits.shape[-1], ignore_index)
     return reference.lit_loss(
         student_irs,

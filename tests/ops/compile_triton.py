@@ -35,7 +35,7 @@ def first_pass(sections: int, dtype: str, *, teacher: str | None = None, penalty
     arguments |= {"target": "*i64", "B": "i64", "ignore_index": "i64", "counters": "i32", "work": "*fp64"}
     arguments |= {"beta": "fp64", "scale": "fp64", "coefficients": Constant(None)}
     arguments |= {"first": "i32", "S": "i32", "P": "i32", "PENALTY": Constant(penalty)}
-    return ir.first_pass, arguments | {"SECTIONS": Constant(sections), "NUMBERS": Constant(0)}, ir.OPTIONS
+    return ir.first_pass, arguments | {"SECTIONS": Constant(sections)}, ir.OPTIONS
 
 
 def rows(B: int, K: int, dtype: str, *, soft: str = "ce", teacher: str | None = None) -> Any:
@@ -43,9 +43,9 @@ def rows(B: int, K: int, dtype: str, *, soft: str = "ce", teacher: str | None = 
     height, width, options = kd._tile(B, K)
     arguments = {"student": f"*{dtype}", "teacher": f"*{teacher or dtype}", "gradient": f"*{dtype}"}
     arguments |= {"target": "*i64", "losses": Constant(None), "total": "*fp32", "work": "*fp64"}
-    arguments |= {"parts": ("*fp32", "*fp32", "*fp32", "*i64"), "coefficients": "*fp64"} | NUMBERS
+    arguments |= {"parts": "*fp32", "correct": "*i64", "coefficients": "*fp64"} | NUMBERS
     arguments |= {"smoothing": "fp64", "ignore_index": "i64", "B": "i64", "counters": "i32"}
-    arguments |= {"S": "i32", "P": "i32", "K": Constant(K), "ROWS": Constant(height), "NUMBERS": Constant(4)}
+    arguments |= {"S": "i32", "P": "i32", "K": Constant(K), "ROWS": Constant(height)}
     arguments |= {"WIDTH": Constant(width), "SECTIONS": Constant(4), "SMOOTH": Constant(True)}
     arguments |= {"KL": Constant(soft == "kl"), "MEAN": Constant(True)}
     return kd.rows, arguments, options

@@ -66,7 +66,7 @@ def test_what_the_kernel_cannot_serve_has_a_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_cuda, "_capability", lambda device: capability)
-    assert _cuda._why_not(Call("ir_loss", (student,), (teacher,), (1.0,))) == reason
+    assert _cuda._why_not(Call("ir_loss", [student], [teacher], None, None, None)) == reason
 
 
 def test_a_stream_keeps_its_counters_and_a_captured_launch_gets_its_own(

@@ -22,13 +22,13 @@ def test_backends_lists_the_reference_last_and_always_there() -> None:
 
 
 def test_auto_takes_the_fused_backend_that_can_serve(cpp: str, ops_called: Callable[..., list[str]]) -> None:
-    calls = {
-        "kd": lambda: kd_loss(S, T, **OPTIONS),
-        "ir": lambda: ir_loss([S], [T]),
-        "lit": lambda: lit_loss([S], [T], S, T, beta=0.5, **OPTIONS),
-    }
-    for op, call in calls.items():
-        assert ops_called(call) == [f"litfast.{op}.default"]
+    calls: list[Callable[[], Any]] = [
+        lambda: kd_loss(S, T, **OPTIONS),
+        lambda: ir_loss([S], [T]),
+        lambda: lit_loss([S], [T], S, T, beta=0.5, **OPTIONS),
+    ]
+    for call in calls:
+        assert [name for name in ops_called(call) if "litfast" in name] == ["litfast.loss.default"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from litfast.ops import ir_loss, kd_loss, lit_loss
+from litfast.ops._dispatch import Call
 
 # torch.compile imports and does what torch itself calls deprecated.
 pytestmark = [
@@ -21,39 +22,31 @@ IRS = [torch.randn(2, 3, 5, 7).to(memory_format=torch.channels_last), torch.rand
 TEACHER_IRS = [torch.randn(2, 3, 5, 7), torch.randn(41).bfloat16()]
 LOGITS = torch.randn(3, 41), torch.randn(41, 3).t()
 TARGET = torch.tensor([0, -100, 40])
-SOFT = ("ce", 0.1, -100)
 TENSORS = torch.tensor([4.0, 0.3, 0.6, 0.5], dtype=torch.float64)
-CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "kd": ("kd", (*LOGITS, TARGET, *SOFT, "mean", 4.0, 0.3, 0.5, None, [True])),
-    "kd rows": ("kd", (*LOGITS, TARGET, *SOFT, "none", 4.0, 0.3, 0.5, None, [False])),
-    "kd tensors": ("kd", (*LOGITS, None, *SOFT, "sum", 0.0, 0.0, 0.0, TENSORS[:3], [True])),
-    "ir": ("ir", (IRS, TEACHER_IRS, "l1", [1.0, 0.5], 0.5, None, [True, True])),
-    "ir fp64": ("ir", ([IRS[1].double()], [TEACHER_IRS[1].double()], "l2", [1.0], 0.5, None, [False])),
-    "lit": (
-        "lit",
-        (
-            IRS,
-            TEACHER_IRS,
-            *LOGITS,
-            TARGET,
-            "l2",
-            [1.0, 1.0],
-            *SOFT,
-            4.0,
-            0.3,
-            0.6,
-            0.5,
-            TENSORS,
-            [True, False, True],
-        ),
+KD = Call("kd_loss", [], [], *LOGITS, TARGET, label_smoothing=0.1, tau=4.0, alpha=0.3, beta=1.0, needs=[True])
+IR = Call("ir_loss", IRS, TEACHER_IRS, None, None, None, penalty="l1", weights=[1.0, 0.5], needs=[True, True])
+CALLS = {
+    "kd": KD,
+    "kd rows": KD._replace(reduction="none", needs=[False]),
+    "kd tensors": KD._replace(reduction="sum", target=None, coefficients=TENSORS),
+    "ir": IR,
+    "ir fp64": IR._replace(
+        student_irs=[IRS[1].double()], teacher_irs=[IRS[1].double()], weights=[1.0], needs=[False]
+    ),
+    "lit": IR._replace(
+        who="lit_loss",
+        student=LOGITS[0],
+        teacher=LOGITS[1],
+        target=TARGET,
+        coefficients=TENSORS,
+        needs=[True, False, True],
     ),
 }
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_opcheck_is_clean(call: str, cpp: str) -> None:
-    op, args = CALLS[call]
-    results = torch.library.opcheck(getattr(torch.ops.litfast, op).default, args)
+    results = torch.library.opcheck(torch.ops.litfast.loss.default, tuple(CALLS[call]))
     assert set(results.values()) == {"SUCCESS"}
 
 
@@ -88,7 +81,7 @@ def test_only_a_named_fused_backend_stays_an_op_under_compile(backend: str, opaq
 
     compiled = torch.compile(ir_loss, fullgraph=True, backend=aot_autograd(fw_compiler=note))
     compiled([torch.randn(3, requires_grad=True)], [torch.randn(3)], backend=backend)
-    assert ("litfast.ir.default" in names) == opaque
+    assert ("litfast.loss.default" in names) == opaque
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference", "cpp"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from litfast.ops import _autograd, ir_loss, kd_loss, lit_loss
+from litfast.ops._dispatch import Call
 from litfast.testing import Sample, misses
 
 S, T = torch.randn(3, 5), torch.randn(3, 5)
@@ -191,7 +192,7 @@ def test_auto_never_interprets(
     absent = dataclasses.replace(_dispatch._BACKENDS["cpp"], missing=lambda: "not built")
     monkeypatch.setitem(_dispatch._BACKENDS, "cpp", absent)
     assert not any("litfast" in name for name in ops_called(lambda: ir_loss([S], [T])))
-    assert ops_called(lambda: ir_loss([S], [T], backend=triton)) == ["litfast.triton_ir.default"]
+    assert ops_called(lambda: ir_loss([S], [T], backend=triton)) == ["litfast.triton_loss.default"]
 
 
 def test_a_target_out_of_range_gives_nan_where_the_host_does_not_look(
@@ -206,7 +207,6 @@ def test_a_target_out_of_range_gives_nan_where_the_host_does_not_look(
         assert kd_loss(S, T, target, tau=4.0, alpha=0.3, backend=triton).isnan()
 
 
-SOFT = ("ce", 0.1, -100)
 LOGITS = (torch.randn(3, 41), torch.randn(41, 3).t(), torch.tensor([0, -100, 40]))
 IRS = (
     [torch.randn(2, 3, 5, 7).to(memory_format=torch.channels_last), torch.randn(41).half()],
@@ -215,18 +215,23 @@ IRS = (
 TENSORS = torch.tensor([4.0, 0.3, 0.6, 0.5], dtype=torch.float64)
 
 
+KD = Call("kd_loss", [], [], *LOGITS, label_smoothing=0.1, tau=4.0, alpha=0.3, beta=1.0, needs=[True])
+IR = Call("ir_loss", *IRS, None, None, None, penalty="l1", weights=[1.0, 0.5], needs=[True, True])
+LIT = Call("lit_loss", *IRS, *LOGITS, weights=[1.0, 1.0], coefficients=TENSORS, needs=[True, False, True])
+
+
 @pytest.mark.parametrize(
-    ("op", "args"),
+    "call",
     [
-        ("kd", (*LOGITS, *SOFT, "none", 4.0, 0.3, 0.5, None, [False])),
-        ("kd", (*LOGITS, *SOFT, "sum", 0.0, 0.0, 0.0, TENSORS[:3], [True])),
-        ("ir", (*IRS, "l1", [1.0, 0.5], 0.5, None, [True, True])),
-        ("lit", (*IRS, *LOGITS, "l2", [1.0, 1.0], *SOFT, 4.0, 0.3, 0.6, 0.5, TENSORS, [True, False, True])),
+        KD._replace(reduction="none", needs=[False]),
+        KD._replace(reduction="sum", coefficients=TENSORS),
+        IR,
+        LIT,
     ],
     ids=["kd rows", "kd tensors", "ir", "lit"],
 )
-def test_opcheck_is_clean(op: str, args: tuple[Any, ...], triton: str) -> None:
-    results = torch.library.opcheck(getattr(torch.ops.litfast, f"triton_{op}").default, args)
+def test_opcheck_is_clean(call: Call, triton: str) -> None:
+    results = torch.library.opcheck(torch.ops.litfast.triton_loss.default, tuple(call))
     assert set(results.values()) == {"SUCCESS"}
 
 

@@ -7,31 +7,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .._dispatch import Backend, Call, only_reference
-from .._library import LIBRARY, define
+from .._dispatch import Backend, Call, only_reference, students_of, teachers_of
+from .._library import Results, define, implement
 
 
-def _kd(*args: Any) -> Any:
-    from .kd import kd
-
-    return kd(*args)
-
-
-def _ir(*args: Any) -> Any:
-    from .ir import ir
-
-    return ir(*args)
-
-
-def _lit(*args: Any) -> Any:
+def _run(call: Call) -> Results:
     from .lit import lit
 
-    return lit(*args)
+    return lit(call)
 
 
 def _scale(*args: Any) -> None:
@@ -42,12 +29,13 @@ def _scale(*args: Any) -> None:
 
 def _why_not(call: Call) -> str | None:
     """Why these kernels cannot serve `call`."""
-    for tensor in (*call.students, *call.teachers):
-        if tensor.device != call.students[0].device:
-            return f"tensors on {call.students[0].device} and {tensor.device}"
+    students = students_of(call)
+    for tensor in (*students, *teachers_of(call)):
+        if tensor.device != students[0].device:
+            return f"tensors on {students[0].device} and {tensor.device}"
         if tensor.dtype == torch.float64:
             return "torch.float64 tensors (the kernels compute in float32)"
-    device = call.students[0].device
+    device = students[0].device
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         return "tensors on cpu (TRITON_INTERPRET=1 serves them, slowly)"
     if device.type not in ("cpu", "cuda"):
@@ -57,16 +45,14 @@ def _why_not(call: Call) -> str | None:
 
 # Found once: Dynamo, which may trace a call to it, knows neither caches nor importlib.
 _MISSING = None if importlib.util.find_spec("triton") else "triton is not installed; pip install triton"
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"kd": _kd, "ir": _ir, "lit": _lit}
-_OPS = define("triton_")
-for _name, _function in _FUNCTIONS.items():
-    for _key in ("CPU", "CUDA"):
-        LIBRARY.impl(f"triton_{_name}", _function, _key)
+_OP = define("triton_loss")
+for _device in ("CPU", "CUDA"):
+    implement("triton_loss", _device, _run)
 TRITON = Backend(
     name="triton",
     missing=lambda: _MISSING,
     why_not=_why_not,
-    ops=_OPS,
+    op=_OP,
     scale_into=_scale,
     automatic_on=("cuda",),
 )

@@ -34,8 +34,7 @@ def coefficients_of(
     alpha: tl.tensor,
     beta: tl.tensor,
     scale: tl.tensor,
-    coefficients: tl.tensor,  # [NUMBERS] fp64, or None: the numbers before it count
-    NUMBERS: tl.constexpr,  # 1: scale; 3: tau, alpha, scale; 4: tau, alpha, beta, scale
+    coefficients: tl.tensor,  # [4] fp64 in their place, or None
 ) -> tl.tuple:
     """tau, alpha, beta and scale in fp64, from the host or from the device."""
     tau = tl.full((), tau, tl.float64)
@@ -43,12 +42,10 @@ def coefficients_of(
     beta = tl.full((), beta, tl.float64)
     scale = tl.full((), scale, tl.float64)
     if coefficients is not None:
-        scale = tl.load(coefficients + NUMBERS - 1)
-        if NUMBERS >= 3:
-            tau = tl.load(coefficients)
-            alpha = tl.load(coefficients + 1)
-        if NUMBERS == 4:
-            beta = tl.load(coefficients + 2)
+        tau = tl.load(coefficients)
+        alpha = tl.load(coefficients + 1)
+        beta = tl.load(coefficients + 2)
+        scale = tl.load(coefficients + 3)
     return tau, alpha, beta, scale
 
 
@@ -87,7 +84,7 @@ def row_share(
 def section_means(
     work: tl.tensor, ir: tl.tensor, S: tl.tensor, P: tl.tensor, SECTIONS: tl.constexpr
 ) -> tl.tensor:
-    """Stores each section's mean to `ir` [S] (or None); returns their weighted sum."""
+    """Stores each section's mean to `ir` [S]; returns their weighted sum."""
     WIDTH: tl.constexpr = max(_TILE // SECTIONS, 1)
     i = tl.arange(0, SECTIONS)
     table = work + 1 + _COUNTERS + 2 * i
@@ -99,8 +96,7 @@ def section_means(
         address = work + 1 + _COUNTERS + 2 * S + i[:, None] * P + p[None, :]
         sums += tl.load(address, p[None, :] < programs[:, None], 0.0)
     means = tl.sum(sums, 1)
-    if ir is not None:
-        tl.store(ir + i, means.to(tl.float32), i < S)
+    tl.store(ir + i, means.to(tl.float32), i < S)
     return tl.sum(tl.where(i < S, weight * means, 0.0))
 
 
@@ -134,7 +130,8 @@ def store_row_sums(
 def finish(
     work: tl.tensor,
     total: tl.tensor,
-    parts: tl.tuple,  # ir [S], soft [], hard [], correct [], or nothing
+    parts: tl.tensor,  # [2 + S] soft, hard, each section's mean
+    correct_rows: tl.tensor,  # []
     alpha: tl.tensor,
     beta: tl.tensor,
     scale: tl.tensor,
@@ -150,24 +147,30 @@ def finish(
     hard *= share
     loss = beta * (alpha * hard + (1 - alpha) * soft)
     if SECTIONS:
-        loss += (1 - beta) * section_means(work, parts[0], S, P, SECTIONS)
+        loss += (1 - beta) * section_means(work, parts + 2, S, P, SECTIONS)
     tl.store(total, (scale * loss).to(tl.float32))
-    if len(parts) > 0:
-        tl.store(parts[1], soft.to(tl.float32))
-        tl.store(parts[2], hard.to(tl.float32))
-        tl.store(parts[3], correct.to(tl.int64))
+    tl.store(parts, soft.to(tl.float32))
+    tl.store(parts + 1, hard.to(tl.float32))
+    tl.store(correct_rows, correct.to(tl.int64))
 
 
 @triton.jit(do_not_specialize=["S", "P"])
 def finish_irs(
     work: tl.tensor,
-    loss: tl.tensor,  # [] fp32
+    total: tl.tensor,  # [] fp32
+    parts: tl.tensor,  # [2 + S] fp32
+    correct_rows: tl.tensor,  # [] int64
+    beta: tl.float64,
     scale: tl.float64,
     coefficients: tl.tensor,
     S: tl.int32,
     P: tl.int32,
     SECTIONS: tl.constexpr,
 ) -> None:
-    """The second launch of an op without logits: one program."""
-    _, _, _, scale = coefficients_of(1.0, 0.0, 0.0, scale, coefficients, 1)
-    tl.store(loss, (scale * section_means(work, None, S, P, SECTIONS)).to(tl.float32))
+    """The second launch of a call without logits: one program."""
+    _, _, beta, scale = coefficients_of(1.0, 0.0, beta, scale, coefficients)
+    loss = scale * (1 - beta) * section_means(work, parts + 2, S, P, SECTIONS)
+    tl.store(total, loss.to(tl.float32))
+    tl.store(parts, 0.0)
+    tl.store(parts + 1, 0.0)
+    tl.store(correct_rows, 0)

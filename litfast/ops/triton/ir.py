@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._dispatch import Call
 from .._layout import same_layout
-from .._library import new_gradients
-from ._reduce import COUNTERS, Workspace, clear_ticket, coefficients_of, finish_irs
+from ._reduce import COUNTERS, Workspace, clear_ticket, coefficients_of
 
 BLOCK = 4096  # elements: 16 a thread, in fp32 eight loads of 16 bytes in flight
 OPTIONS: dict[str, Any] = {"num_warps": 8, "enable_fp_fusion": True}  # Triton versions differ in the latter
@@ -118,12 +117,11 @@ def first_pass(
     S: tl.int32,
     P: tl.int32,
     SECTIONS: tl.constexpr,
-    NUMBERS: tl.constexpr,
     PENALTY: tl.constexpr,
 ) -> None:
     """One partial sum and the gradients of each program's blocks; then the programs that count."""
     program = tl.program_id(0)
-    _, _, beta, scale = coefficients_of(1.0, 0.0, beta, scale, coefficients, NUMBERS)
+    _, _, beta, scale = coefficients_of(1.0, 0.0, beta, scale, coefficients)
     table = work + 1 + _COUNTERS
     for i in tl.static_range(SECTIONS):
         if (program >= 0) & (program < programs[i]):
@@ -151,37 +149,21 @@ def first_pass(
 class Sections:
     """All pairs of one call as `first_pass` takes them."""
 
-    def __init__(
-        self,
-        students: Sequence[Tensor],
-        teachers: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        weights: Sequence[float],
-        needs: Sequence[bool],
-    ) -> None:
-        pairs = [same_layout(s, t) for s, t in zip(students, teachers, strict=True)]
+    def __init__(self, call: Call, gradients: Sequence[Tensor]) -> None:
+        self.call = call
+        pairs = [same_layout(s, t) for s, t in zip(call.student_irs, call.teacher_irs, strict=True)]
         self.students, self.teachers = (tuple(pair[who] for pair in pairs) for who in (0, 1))
         # A gradient that is not needed holds nothing; the student keeps its place and is not written.
         self.gradients = tuple(
-            g if need else s for g, s, need in zip(gradients, self.students, needs, strict=True)
+            g if need else s for g, s, need in zip(gradients, self.students, call.needs, strict=False)
         )
-        self.sizes = tuple(s.numel() for s in students)
-        self.weights, self.needs = tuple(weights), tuple(needs)
+        self.sizes = tuple(s.numel() for s in self.students)
+        self.weights = tuple(call.weights)
         self.programs = share_out(self.sizes)
 
-    def run(
-        self,
-        work: Workspace,
-        penalty: str,
-        beta: float,
-        scale: float,
-        coefficients: Tensor | None,
-        *,
-        target: Tensor | None = None,
-        ignore_index: int = 0,
-        counters: int = 0,
-    ) -> None:
+    def run(self, work: Workspace, target: Tensor | None, counters: int) -> None:
         """The first launch: partial sums and gradients; `counters` programs clear the ticket and count."""
+        call = self.call
         for first in range(0, max(len(self.sizes), 1), LIMIT):
             part = slice(first, first + LIMIT)
             programs, extra = self.programs[part], counters if first == 0 else 0
@@ -192,46 +174,22 @@ class Sections:
                 self.sizes[part],
                 programs,
                 self.weights[part],
-                sum(1 << bit for bit, need in enumerate(self.needs[part]) if need),
+                sum(1 << bit for bit, need in enumerate(call.needs[part][: len(programs)]) if need),
                 target,
                 0 if target is None else target.numel(),
-                ignore_index,
+                call.ignore_index,
                 counters,
                 work.memory,
-                beta,
-                scale,
-                coefficients,
+                call.beta,
+                call.scale,
+                call.coefficients,
                 first,
                 len(self.sizes),
                 work.P,
                 SECTIONS=len(programs),
-                NUMBERS=0 if coefficients is None else coefficients.numel(),
-                PENALTY=penalty,
+                PENALTY=call.penalty,
                 **OPTIONS,
             )
-
-
-def ir(
-    student_irs: list[Tensor],
-    teacher_irs: list[Tensor],
-    penalty: str,
-    weights: list[float],
-    scale: float,
-    coefficients: Tensor | None,
-    needs: list[bool],
-) -> tuple[Tensor, list[Tensor]]:
-    """The op `ir` of _library.py: two launches."""
-    gradients = new_gradients(student_irs, needs)
-    loss = student_irs[0].new_empty((), dtype=torch.float32)
-    with torch.cuda.device_of(loss):
-        sections = Sections(student_irs, teacher_irs, gradients, weights, needs)
-        S, P = len(sections.sizes), max(sections.programs)
-        work = Workspace(loss.device, sections=S, programs=P, rows=0)
-        sections.run(work, penalty, 0.0, scale, coefficients)
-        finish_irs[(1,)](
-            work.memory, loss, scale, coefficients, S, P, SECTIONS=triton.next_power_of_2(S), **OPTIONS
-        )
-    return loss, gradients
 
 
 def share_out(sizes: Sequence[int]) -> tuple[int, ...]:

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .._checks import check_target_range
-from .._library import new_gradients
+from .._dispatch import Call
+from .._layout import contiguous_like
+from .._library import Results
 from ._reduce import COUNTERS, Workspace, coefficients_of, draw_ticket, finish, row_share, store_row_sums
 from ._softmax import add_block, labels_of, row_losses, start, store_gradient
-from .ir import BLOCK, OPTIONS, Sections
+from .ir import BLOCK, OPTIONS
 
 RESIDENT = 8192  # classes that stay in registers: 16 a thread of 16 warps
 LONG = 2048  # classes of a longer row that are in registers at once: few, so that programs share a processor
@@ -99,13 +100,12 @@ def _slopes(
     smoothing: tl.tensor,
     counters: tl.tensor,
     B: tl.tensor,
-    NUMBERS: tl.constexpr,
     HARD: tl.constexpr,
     MEAN: tl.constexpr,
 ) -> tl.tuple:
     """1 / tau, what the gradients of the soft and of the hard term are multiplied by, and the smoothing."""
     tau, alpha, beta, scale = numbers
-    tau, alpha, beta, scale = coefficients_of(tau, alpha, beta, scale, coefficients, NUMBERS)
+    tau, alpha, beta, scale = coefficients_of(tau, alpha, beta, scale, coefficients)
     factor = scale * beta * row_share(work, counters, B, HARD, MEAN)
     to_soft = factor * (1 - alpha) * tau
     to_hard = factor * alpha
@@ -126,7 +126,8 @@ def rows(
     gradient: tl.tensor,  # [B, K], or None: not wanted
     losses: tl.tensor,  # [B] fp32, or None: summed up
     total: tl.tensor,  # [] fp32
-    parts: tl.tuple,  # ir [S], soft [], hard [] fp32 and correct [] int64, or nothing
+    parts: tl.tensor,  # [2 + S] fp32: soft, hard, each section's mean
+    correct: tl.tensor,  # [] int64
     work: tl.tensor,
     tau: tl.float64,
     alpha: tl.float64,
@@ -142,7 +143,6 @@ def rows(
     K: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
-    NUMBERS: tl.constexpr,
     SECTIONS: tl.constexpr,
     SMOOTH: tl.constexpr,
     KL: tl.constexpr,
@@ -151,7 +151,7 @@ def rows(
     """Losses and gradients of ROWS rows; the last program of the grid finishes the call."""
     HARD: tl.constexpr = target is not None
     numbers = (tau, alpha, beta, scale)
-    slopes = _slopes(work, numbers, coefficients, smoothing, counters, B, NUMBERS, HARD, MEAN)
+    slopes = _slopes(work, numbers, coefficients, smoothing, counters, B, HARD, MEAN)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     labels = labels_of(student, target, row, B, ignore_index, K, ROWS)
     if WIDTH >= K:
@@ -159,7 +159,7 @@ def rows(
     else:
         state = _streamed(student, teacher, gradient, row, labels, slopes, K, ROWS, WIDTH, HARD, SMOOTH, KL)
     # Read once more rather than kept in registers through the loops.
-    tau, alpha, beta, scale = coefficients_of(tau, alpha, beta, scale, coefficients, NUMBERS)
+    tau, alpha, beta, scale = coefficients_of(tau, alpha, beta, scale, coefficients)
     soft, hard, hit = row_losses(state, labels[1], tau.to(tl.float32), slopes, K, HARD, SMOOTH, KL)
     valid = labels[2]
     soft = tl.where(valid, soft, 0.0).to(tl.float64)
@@ -171,54 +171,46 @@ def rows(
         store_row_sums(work, S, P, tl.sum(soft), tl.sum(hard), tl.sum(tl.where(valid, hit, 0)))
         if draw_ticket(work) == R - 1:
             share = row_share(work, counters, B, HARD, MEAN)
-            finish(work, total, parts, alpha, beta, scale, share, S, P, R, SECTIONS)
+            finish(work, total, parts, correct, alpha, beta, scale, share, S, P, R, SECTIONS)
 
 
 class Logits:
     """The logits of one call as `rows` takes them: contiguous, cut into programs."""
 
-    def __init__(
-        self, who: str, student: Tensor, teacher: Tensor, target: Tensor | None, ignore_index: int, mean: bool
-    ) -> None:
+    def __init__(self, call: Call, student: Tensor, teacher: Tensor) -> None:
+        self.call = call
         self.K = student.shape[-1]
-        check_target_range(who, target, self.K, ignore_index)
+        check_target_range(call.who, call.target, self.K, call.ignore_index)
         self.student, self.teacher = student.contiguous(), teacher.contiguous()
-        self.target = None if target is None else target.contiguous()
-        self.ignore_index, self.mean = ignore_index, mean
+        self.target = None if call.target is None else call.target.contiguous()
+        self.mean = call.reduction == "mean"
         self.B = student.numel() // self.K
         self.ROWS, self.WIDTH, self.options = _tile(self.B, self.K)
         self.programs = triton.cdiv(self.B, self.ROWS) or 1  # without a row there are still losses to store
-        self.counted = self.target if mean else None  # what the first launch has to count
+        self.counted = self.target if self.mean else None  # what the first launch has to count
         self.counters = 1 if self.counted is None else min(COUNTERS, triton.cdiv(self.B, 4 * BLOCK) or 1)
 
-    def run(
-        self,
-        gradient: Tensor,
-        needed: bool,
-        total: Tensor,
-        parts: tuple[Tensor, ...],
-        work: Workspace,
-        soft: str,
-        label_smoothing: float,
-        numbers: tuple[float, float, float, float],  # tau, alpha, beta, scale
-        coefficients: Tensor | None,
-    ) -> None:
-        """The last launch: gradient, and losses to `total`; each row's where `total` has the rows' shape."""
-        # Strides that are not those of rows: the kernel writes rows, a copy brings them into the layout.
-        into = gradient if gradient.is_contiguous() else gradient.new_empty(gradient.shape)
+    def run(self, work: Workspace, results: Results) -> None:
+        """The last launch: gradient, and losses; each row's where they are not reduced."""
+        call, (total, parts, correct, gradients) = self.call, results
+        gradient = contiguous_like(gradients[-1])  # the kernel writes rows
         rows[(self.programs,)](
             self.student,
             self.teacher,
             self.target,
-            into if needed else None,
-            total if total.ndim else None,
+            gradient if call.needs[-1] else None,
+            total if call.reduction == "none" else None,
             total,
             parts,
+            correct,
             work.memory,
-            *numbers,
-            coefficients,
-            label_smoothing,
-            self.ignore_index,
+            call.tau,
+            call.alpha,
+            call.beta,
+            call.scale,
+            call.coefficients,
+            call.label_smoothing,
+            call.ignore_index,
             self.B,
             self.counters,
             work.S,
@@ -226,57 +218,14 @@ class Logits:
             K=self.K,
             ROWS=self.ROWS,
             WIDTH=self.WIDTH,
-            NUMBERS=0 if coefficients is None else coefficients.numel(),
             SECTIONS=triton.next_power_of_2(work.S) if work.S else 0,
-            SMOOTH=label_smoothing > 0,
-            KL=soft == "kl",
+            SMOOTH=call.label_smoothing > 0,
+            KL=call.soft == "kl",
             MEAN=self.mean,
             **self.options,
         )
-        if into is not gradient:
-            gradient.copy_(into)
-
-
-def kd(
-    student: Tensor,
-    teacher: Tensor,
-    target: Tensor | None,
-    soft: str,
-    label_smoothing: float,
-    ignore_index: int,
-    reduction: str,
-    tau: float,
-    alpha: float,
-    scale: float,
-    coefficients: Tensor | None,
-    needs: list[bool],
-) -> tuple[Tensor, list[Tensor]]:
-    """The op `kd` of _library.py: two launches, one where no loss is summed up."""
-    gradients = new_gradients([student], needs)
-    by_row = reduction == "none"
-    loss = student.new_empty(student.shape[:-1] if by_row else (), dtype=torch.float32)
-    with torch.cuda.device_of(student):
-        logits = Logits("kd_loss", student, teacher, target, ignore_index, reduction == "mean")
-        work = Workspace(student.device, sections=0, programs=0, rows=logits.programs)
-        if not by_row:
-            clear_and_count(logits, work)
-        numbers = (tau, alpha, 1.0, scale)
-        logits.run(gradients[0], needs[0], loss, (), work, soft, label_smoothing, numbers, coefficients)
-    return loss, gradients
-
-
-def clear_and_count(logits: Logits, work: Workspace) -> None:
-    """The first launch of a call without sections."""
-    Sections([], [], [], [], []).run(
-        work,
-        "l2",
-        0.0,
-        1.0,
-        None,
-        target=logits.counted,
-        ignore_index=logits.ignore_index,
-        counters=logits.counters,
-    )
+        if gradient is not gradients[-1]:
+            gradients[-1].copy_(gradient)
 
 
 def _tile(B: int, K: int) -> tuple[int, int, dict[str, Any]]:

@@ -1,0 +1,24 @@
+// How litfast/ops/_native.py hands a call to the kernels of either device: tuples of raw addresses and numbers.
+#pragma once
+
+#include <cstdint>
+#include <tuple>
+
+namespace litfast {
+
+// student, teacher, gradient (0: not wanted), n, student dtype, teacher dtype, weight
+using SectionArgs = std::tuple<uintptr_t, uintptr_t, uintptr_t, int64_t, int, int, double>;
+
+// student, teacher, target (0: none), gradient (0: not wanted), B, K, student dtype, teacher dtype, ignore_index,
+// label_smoothing, kl, divide by the valid rows
+using LogitsArgs =
+    std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t, int64_t, int, int, int64_t, double, bool, bool>;
+
+// tau, alpha, beta, scale
+using CoefficientArgs = std::tuple<double, double, double, double>;
+
+// total [], parts [2 + S] (soft, hard, each section's mean), correct [] int64, rows [B]; whether the floats are fp64.
+// Either the rows are 0, or the other three are.
+using LossArgs = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, bool>;
+
+}  // namespace litfast
