@@ -48,7 +48,7 @@ def test_everybody_is_timed_once_a_round_and_the_others_take_turns(bench_ops: Mo
         return lambda: calls.append(name) or []  # type: ignore[func-returns-value]
 
     others = {name: run(name) for name in "abc"}
-    rows = bench_ops.interleave(Fixture(1.0), run("ours"), others, seconds=0)
+    rows = bench_ops.interleave(Fixture(1.0), run("ours"), others, seconds=1e-9)
     timed = calls[-4 * bench_ops.MIN_ROUNDS :]
     rounds = [tuple(timed[start : start + 4]) for start in range(0, len(timed), 4)]
     turns = [("a", "b", "c", "ours"), ("b", "c", "a", "ours"), ("c", "a", "b", "ours")]
@@ -78,14 +78,20 @@ def test_a_red_gate_times_nothing(bench_ops: ModuleType, monkeypatch: pytest.Mon
         bench_ops.measure(None, tiny(bench_ops, "kd"), "cpp")  # the fixture is not even asked for
 
 
-def test_a_sample_too_large_for_the_gate_is_skipped_with_its_reason(
+def test_a_sample_too_large_is_skipped_with_its_reason(
     bench_ops: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_ops, "room", lambda: 2**30)
     monkeypatch.setattr(bench_ops.ops, "backends", lambda: [("cpp", None)])
-    large = bench_ops.Case(op="kd", what="large", dtype=torch.float32, logits=(1000, 100_000))
-    with pytest.raises(pytest.skip.Exception, match=r"the gate needs \d+ GiB of memory, got 1"):
+    monkeypatch.setattr(bench_ops, "DEVICE", torch.device("cpu"))
+    large = bench_ops.Case(op="kd", what="large", dtype=torch.float32, logits=(4096, 32_000))
+    with pytest.raises(pytest.skip.Exception, match="on a GPU only"):
         bench_ops.test_op(None, large, "cpp")
+    gpu = SimpleNamespace(total_memory=8 * 2**30)
+    monkeypatch.setattr(bench_ops, "DEVICE", torch.device("cuda"))
+    monkeypatch.setattr(bench_ops.torch.cuda, "get_device_properties", lambda device: gpu)
+    with pytest.raises(pytest.skip.Exception, match="the gate needs 12 GiB of memory, got 8"):
+        bench_ops.test_op(None, large, "cpp")
+    assert bench_ops.too_large(tiny(bench_ops, "kd")) is None
 
 
 @every_op
