@@ -1,140 +1,303 @@
-"""Forward and backward of every op on every backend, against torch.compile of the reference and the roof.
+"""Loss and gradient of every op against what one would write without litfast, interleaved, behind the gate.
 
-The roof is a triad, c = a + b on as many elements of the same dtype: it reads two tensors and writes one, as
-a loss does that reads student and teacher once and writes the gradient in the same pass. A backend that
-breaks the accuracy rule of `litfast.testing`, in value or gradient, is not timed. torch.compile, an outsider
-whose sums are less exact, is held to the gate of `litfast.bench.modes`; `keeps_rule` tells about the other.
+Contenders: "eager", plain torch as its users write it; "eager pow", the other common spelling of the IR loss;
+"compile", torch.compile of the first; "liger", liger-kernel's losses on the same logits; "triad", c = a + b
+on the same bytes, its result allocated: the roof of an op that reads student and teacher once and writes the
+gradient once. A backend that breaks the accuracy rule of `litfast.testing` is not timed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from time import perf_counter
 from typing import Any
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
+from torch.nn import functional as F
 
 from litfast import ops, testing
-from litfast.bench import modes
+from litfast.bench import memory, modes
+from litfast.bench.stats import percentile, speedup
 from litfast.testing import Sample
 
 # torch.compile imports what torch itself calls deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
-SECTIONS = ((128, 16, 32, 32), (128, 32, 16, 16), (128, 64, 8, 8))  # irs[1:] of a CIFAR ResNet at batch 128
-ROOF, COMPILED = "triad", "compile"
-BACKENDS = ("reference", COMPILED, *(name for name, _ in ops.backends() if name != "reference"))
+Loss = Callable[..., Tensor]
+Run = Callable[[], Sequence[Tensor]]  # loss and gradients; gives the gradients
+Shape = tuple[int, ...]
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+BACKENDS = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}[DEVICE.type]  # Triton on a CPU is an interpreter
+TRIAD = "triad"
+ALPHA, BETA, TAU = 0.3, 0.75, 4.0
+SECONDS, MIN_ROUNDS, MAX_ROUNDS = 4.0, 5, 1000  # a sample: all contenders together
+CPU_ELEMENTS = 2**25  # a side
+GATE_BYTES = 100  # an element: the accuracy rule holds the op, its inputs and its gradients in fp64
+RESNET_50 = ((256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7))
 
 
-def _pair(*shape: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What a sample is made of when its turn comes: the largest takes gigabytes."""
+
+    op: str
+    what: str
+    dtype: torch.dtype
+    sections: tuple[Shape, ...] = ()
+    logits: Shape | None = None
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.what} {str(self.dtype).removeprefix('torch.')}"
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        return (*self.sections, self.logits) if self.logits else self.sections
+
+    @property
+    def elements(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes)
 
 
-def _kd(name: str, rows: int, classes: int, dtype: torch.dtype) -> Sample:
-    args = (*_pair(rows, classes, dtype=dtype), torch.randint(classes, (rows,)))
-    return Sample(op="kd", name=name, args=args, options={"tau": 4.0, "alpha": 0.3})
+def cifar(batch: int) -> tuple[Shape, ...]:
+    """irs[1:] of a CIFAR ResNet."""
+    return ((batch, 16, 32, 32), (batch, 32, 16, 16), (batch, 64, 8, 8))
 
 
-def _ir(name: str, dtype: torch.dtype) -> Sample:
-    pairs = [_pair(*shape, dtype=dtype) for shape in SECTIONS]
-    return Sample(op="ir", name=name, args=([s for s, _ in pairs], [t for _, t in pairs]), options={})
+def cases() -> Iterator[Case]:
+    for dtype in (torch.float32, torch.bfloat16):
+        for batch in (32, 128, 1024):
+            yield Case(op="ir", what=f"CIFAR sections B={batch}", dtype=dtype, sections=cifar(batch))
+        stages = tuple((256, *stage) for stage in RESNET_50)
+        yield Case(op="ir", what="ResNet-50 stages B=256", dtype=dtype, sections=stages)
+        for logits in ((128, 10), (1024, 1000), (512, 32_000), (4096, 32_000), (2048, 128_256)):
+            yield Case(op="kd", what="x".join(map(str, logits)), dtype=dtype, logits=logits)
+        what = "CIFAR sections B=128 + 128x10"
+        yield Case(op="lit", what=what, dtype=dtype, sections=cifar(128), logits=(128, 10))
 
 
-def _lit(name: str, dtype: torch.dtype) -> Sample:
-    ir, kd = _ir(name, dtype), _kd(name, 128, 10, dtype)
-    return Sample(op="lit", name=name, args=(*ir.args, *kd.args), options=kd.options | {"beta": 0.75})
-
-
-MAKERS: dict[str, Callable[[], Sample]] = {  # made when needed: the largest holds 65 MB a tensor
-    "ir CIFAR fp32": lambda: _ir("CIFAR fp32", torch.float32),
-    "ir CIFAR bf16": lambda: _ir("CIFAR bf16", torch.bfloat16),
-    "kd 128x10 fp32": lambda: _kd("128x10 fp32", 128, 10, torch.float32),
-    "kd 512x32000 fp32": lambda: _kd("512x32000 fp32", 512, 32_000, torch.float32),
-    "kd 512x32000 bf16": lambda: _kd("512x32000 bf16", 512, 32_000, torch.bfloat16),
-    "lit CIFAR fp32": lambda: _lit("CIFAR fp32", torch.float32),
-}
-
-
-@pytest.fixture(params=MAKERS)
-def sample(request: pytest.FixtureRequest) -> Sample:
-    torch.manual_seed(0)
-    return MAKERS[request.param]()
-
-
-@pytest.mark.parametrize("backend", (ROOF, *BACKENDS))
-def test_op(
-    request: pytest.FixtureRequest, sample: Sample, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if backend == ROOF:
-        _roof(request.getfixturevalue("benchmark"), sample)
-        return
-    if missing := dict(ops.backends()).get(backend):
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", list(cases()), ids=str)
+def test_op(request: pytest.FixtureRequest, case: Case, backend: str) -> None:
+    if missing := dict(ops.backends())[backend]:
         pytest.skip(f"{backend}: {missing}")
-    monkeypatch.setitem(testing.FUNCTIONS, sample.op, _with_compiled(testing.FUNCTIONS[sample.op]))
+    if refused := too_large(case):
+        pytest.skip(refused)
+    try:
+        measure(request, case, backend)
+    finally:  # the next sample finds memory and compiler as this one did
+        torch.compiler.reset()
+        gc.collect()
+
+
+def measure(request: pytest.FixtureRequest, case: Case, backend: str) -> None:
+    """The gate, the memory, then rounds of all contenders."""
+    sample, flat = make(case)
     wrong = testing.misses(sample, backend)
-    assert _near(sample, backend) if backend == COMPILED else not wrong, "; ".join(wrong)
+    assert not wrong, "; ".join(wrong)
+    others, absent = present(contenders(sample, flat), (ours := litfast_op(sample, backend)), case.dtype)
     benchmark: BenchmarkFixture = request.getfixturevalue("benchmark")  # unused, it would complain
-    _label(benchmark, sample, backend, baseline=backend == "reference", keeps_rule=not wrong)
-    benchmark(_step(sample, backend))
+    benchmark.group = str(case)
+    benchmark.extra_info.update(contender=backend, peak_bytes=memory.peak_bytes(ours, DEVICE))
+    benchmark.extra_info.update(gradient_bytes=flat[0].nbytes, absent=absent)
+    peaks = {name: memory.peak_bytes(run, DEVICE) for name, run in others.items()}
+    rows = interleave(benchmark, ours, others)
+    benchmark.extra_info["against"] = [row | {"peak_bytes": peaks[row["contender"]]} for row in rows]
 
 
-def _roof(benchmark: BenchmarkFixture, sample: Sample) -> None:
-    students, teachers = _flat(sample)
-    out = torch.empty_like(students)
-    _label(benchmark, sample, ROOF, roof=True)
-    benchmark(torch.add, students, teachers, out=out)
+def too_large(case: Case) -> str | None:
+    """Why this machine does not measure the sample."""
+    if DEVICE.type == "cpu":
+        # 131M elements took 150 s on two cores: the gate in fp64, and pages that every call asks for anew
+        return "on a GPU only: minutes on a CPU" if case.elements > CPU_ELEMENTS else None
+    there = torch.cuda.get_device_properties(DEVICE).total_memory
+    needed = GATE_BYTES * case.elements
+    if needed <= there:
+        return None
+    return f"the gate needs {needed / 2**30:.0f} GiB of memory, got {there / 2**30:.0f}"
 
 
-def _near(sample: Sample, backend: str) -> bool:
-    """Whether losses and gradients lie within the gate that models are held to."""
-    plain, got = testing.run(sample), testing.run(sample, backend)
-    allowed = modes.tolerance("fp32" if "fp32" in sample.name else "bf16", torch.device("cpu"))
-    pairs = zip(got.losses + got.gradients, plain.losses + plain.gradients, strict=True)
-    return all(modes.deviation(one, other.float()) <= allowed for one, other in pairs)
+def make(case: Case) -> tuple[Sample, list[Tensor]]:
+    """The sample, and all students and all teachers as one row each: the very same memory, for the triad."""
+    torch.manual_seed(0)
+    flat = [torch.randn(case.elements, device=DEVICE, dtype=case.dtype) for _ in range(2)]
+    sizes = [math.prod(shape) for shape in case.shapes]
+    sides = [
+        [piece.view(shape) for piece, shape in zip(side.split(sizes), case.shapes, strict=True)]
+        for side in flat
+    ]
+    args: list[Any] = [side[: len(case.sections)] for side in sides] if case.sections else []
+    options: dict[str, Any] = {"beta": BETA} if case.op == "lit" else {}
+    if case.logits:
+        rows, classes = case.logits
+        args += [side[-1] for side in sides] + [torch.randint(classes, (rows,), device=DEVICE)]
+        options |= {"tau": TAU, "alpha": ALPHA}
+    return Sample(op=case.op, name=str(case).partition(" ")[2], args=tuple(args), options=options), flat
 
 
-def _with_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The op, served by torch.compile of the reference where backend is "compile"."""
-    torch.compiler.reset()
-    compiled = torch.compile(function, dynamic=False, fullgraph=True)
-
-    def call(*args: Any, backend: str, **options: Any) -> Any:
-        if backend == COMPILED:
-            return compiled(*args, **options, backend="reference")
-        return function(*args, **options, backend=backend)
-
-    return call
+def eager_ir(students: list[Tensor], teachers: list[Tensor]) -> Tensor:
+    total = F.mse_loss(students[0], teachers[0])
+    for student, teacher in zip(students[1:], teachers[1:], strict=True):
+        total = total + F.mse_loss(student, teacher)
+    return total
 
 
-def _step(sample: Sample, backend: str) -> Callable[[], tuple[Tensor, ...]]:
-    """Loss and the gradients of all student tensors."""
+def eager_pow(students: list[Tensor], teachers: list[Tensor]) -> Tensor:
+    total = (students[0] - teachers[0]).pow(2).mean()
+    for student, teacher in zip(students[1:], teachers[1:], strict=True):
+        total = total + (student - teacher).pow(2).mean()
+    return total
+
+
+def eager_kd(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    soft = F.cross_entropy(student / TAU, F.softmax(teacher / TAU, -1))
+    return ALPHA * F.cross_entropy(student, target) + (1 - ALPHA) * TAU**2 * soft
+
+
+def eager_lit(students: list[Tensor], teachers: list[Tensor], *logits: Tensor) -> Tensor:
+    return (1 - BETA) * eager_ir(students, teachers) + BETA * eager_kd(*logits)
+
+
+def liger() -> Loss:
+    """The loss from liger-kernel's parts; its KL divergence has the gradient of the soft cross-entropy."""
+    from liger_kernel.transformers import LigerCrossEntropyLoss, LigerKLDIVLoss
+
+    soft, hard = LigerKLDIVLoss(reduction="batchmean"), LigerCrossEntropyLoss()
+
+    def loss(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        apart = soft(F.log_softmax(student / TAU, -1), F.softmax(teacher / TAU, -1))
+        return (1 - ALPHA) * TAU**2 * apart + ALPHA * hard(student, target)
+
+    return loss
+
+
+def contenders(sample: Sample, flat: list[Tensor]) -> dict[str, Callable[[], Run]]:
+    """By name, how each of the others is made: that may fail where a library or a compiler is missing."""
+    formulas: dict[str, Loss] = {"ir": eager_ir, "kd": eager_kd, "lit": eager_lit}
+    eager = formulas[sample.op]
+    makers: dict[str, Callable[[], Run]] = {"eager": lambda: step(eager, sample)}
+    if sample.op == "ir":
+        makers["eager pow"] = lambda: step(eager_pow, sample)
+    makers["compile"] = lambda: step(torch.compile(eager, dynamic=False, fullgraph=True), sample)
+    if sample.op == "kd" and DEVICE.type == "cuda":
+        # A copy of the student: Liger's cross-entropy writes the gradient over its input.
+        makers["liger"] = lambda: step(liger(), own_student(sample))
+    makers[TRIAD] = lambda: lambda: [torch.add(*flat)]
+    return makers
+
+
+def litfast_op(sample: Sample, backend: str) -> Run:
+    """The public function, served by `backend`."""
     function = testing.FUNCTIONS[sample.op]
+
+    def loss(*args: Any) -> Tensor:
+        losses = function(*args, **sample.options, backend=backend)
+        return losses if isinstance(losses, Tensor) else losses.total
+
+    return step(loss, sample)
+
+
+def own_student(sample: Sample) -> Sample:
+    return replace(sample, args=(sample.args[0].detach().clone(), *sample.args[1:]))
+
+
+def step(loss: Loss, sample: Sample) -> Run:
+    """Loss and the gradients of all student tensors."""
     places = (0, 2) if sample.op == "lit" else (0,)
-    leaves = [tensor.requires_grad_() for place in places for tensor in _listed(sample.args[place])]
-
-    def step() -> tuple[Tensor, ...]:
-        losses = function(*sample.args, **sample.options, backend=backend)
-        loss = losses if isinstance(losses, Tensor) else losses.total
-        return torch.autograd.grad(loss, leaves)
-
-    return step
+    given = [sample.args[place] for place in places]
+    students = itertools.chain.from_iterable(one if isinstance(one, list) else [one] for one in given)
+    leaves = [student.requires_grad_() for student in students]
+    return lambda: torch.autograd.grad(loss(*sample.args), leaves)
 
 
-def _flat(sample: Sample) -> tuple[Tensor, Tensor]:
-    """All student tensors in one row, all teacher tensors in another."""
-    args = [_listed(arg) for arg in sample.args]
-    sides = (args[0] + args[2], args[1] + args[3]) if sample.op == "lit" else (args[0], args[1])
-    return tuple(torch.cat([tensor.flatten() for tensor in side]) for side in sides)  # type: ignore[return-value]
+def present(
+    makers: Mapping[str, Callable[[], Run]], ours: Run, dtype: torch.dtype
+) -> tuple[dict[str, Run], dict[str, str]]:
+    """The others that run here and give our gradients, warm; and why each that does not run is absent.
+
+    Raises:
+        AssertionError: gradients further from ours than a model's outputs may be: another loss is computed.
+    """
+    allowed = modes.tolerance("bf16" if dtype == torch.bfloat16 else "fp32", DEVICE)
+    runs: dict[str, Run] = {}
+    absent: dict[str, str] = {}
+    expected = ours()
+    for name, maker in makers.items():
+        try:
+            runs[name] = maker()
+            found = runs[name]()
+        except Exception as error:  # a missing compiler, library or memory raises many types
+            runs.pop(name, None)
+            absent[name] = modes.reason(error)
+            continue
+        if name != TRIAD:
+            pairs = zip(found, expected, strict=True)
+            gap = max(modes.deviation(one, other.float()) for one, other in pairs)
+            assert gap <= allowed, f"{name}: gradients must lie within {allowed} of ours, got {gap:.2g}"
+    return runs, absent
 
 
-def _listed(value: Tensor | list[Tensor]) -> list[Tensor]:
-    return [value] if isinstance(value, Tensor) else value
+def interleave(
+    benchmark: BenchmarkFixture, ours: Run, others: Mapping[str, Run], seconds: float = SECONDS
+) -> list[dict[str, Any]]:
+    """Time everybody once a round, ours by the fixture; one row for each of the others.
+
+    The others turn by one place each round, so that nobody always finds the caches of the same one before.
+    `speedup` says how many times faster ours is; p10 and p90 are of the ratio within a round.
+    """
+    took: dict[str, list[float]] = {name: [] for name in others}
+    turn = deque(others)
+
+    def before() -> None:
+        for name in turn:
+            took[name].append(timed(others[name]))
+        turn.rotate(-1)
+
+    warm: list[float] = []
+    while len(warm) < 3 and sum(warm) < seconds:
+        warm.append(timed(ours) + sum(timed(run) for run in others.values()))
+    rounds = min(max(int(seconds / median(warm)), MIN_ROUNDS), MAX_ROUNDS)
+    gc.disable()  # for the others; the fixture does it for ours alone
+    try:
+        benchmark.pedantic(lambda: settled(ours), setup=before, rounds=rounds)
+    finally:
+        gc.enable()
+    times: list[float] = benchmark.stats.stats.data  # type: ignore[union-attr]  # set by pedantic
+    return [row(name, theirs, times) for name, theirs in took.items()]
 
 
-def _label(benchmark: BenchmarkFixture, sample: Sample, contender: str, **marks: bool) -> None:
-    """Bytes: student and teacher read once, the gradient written once."""
-    students, _ = _flat(sample)
-    benchmark.group = str(sample)
-    benchmark.extra_info.update(contender=contender, bytes=3 * students.nbytes, **marks)
+def timed(run: Run) -> float:
+    """Seconds of one call, on a GPU until it is done."""
+    started = perf_counter()
+    settled(run)
+    return perf_counter() - started
+
+
+def settled(run: Run) -> None:
+    kept = run()
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    del kept
+
+
+def row(contender: str, theirs: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:
+    ratio = speedup(theirs, ours)
+    quartiles = {f"q{n}_ms": 1000 * percentile(theirs, 25 * n) for n in (1, 3)}
+    head = {"contender": contender, "rounds": ratio.rounds, "median_ms": 1000 * percentile(theirs, 50)}
+    return {
+        **head,
+        **quartiles,
+        "speedup": ratio.speedup,
+        "p10": ratio.p10,
+        "p90": ratio.p90,
+        "tie": ratio.tie,
+    }

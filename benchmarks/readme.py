@@ -1,15 +1,16 @@
-"""Write the result table of README.md from the records; `--check` only says whether it is up to date."""
+"""Write the tables of README.md from the records; `--check` only says whether they are up to date."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from litfast.bench import record
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
 ROWS = {
     "scratch": "scratch, hard labels",
     "kd": "KD",
@@ -19,28 +20,59 @@ ROWS = {
 }
 
 
-def table() -> str:
+def results() -> str:
     """One row a method, from its record; then how long the best one takes."""
     lines = ["| training of the ResNet-20 | test accuracy | seeds |", "|---|---|---|"]
     for name, label in ROWS.items():
-        results = record.read(RESULTS / f"cifar10_4000_{name}.json")["results"]
-        spread = "" if results["std"] is None else f" ± {results['std']:.2f}"
-        lines.append(f"| {label} | {results['mean']:.2f} %{spread} | {len(results['test_accuracy'])} |")
-    minutes = min(results["command_seconds"]) / 60
-    took = f"The last one takes {minutes:.1f} minutes on {results['threads']} CPU cores, the whole command."
-    return "\n".join([*lines, "", took]) + "\n"
+        found = record.read(RESULTS / f"cifar10_4000_{name}.json")["results"]
+        spread = "" if found["std"] is None else f" ± {found['std']:.2f}"
+        lines.append(f"| {label} | {found['mean']:.2f} %{spread} | {len(found['test_accuracy'])} |")
+    minutes = min(found["command_seconds"]) / 60
+    took = f"The last one takes {minutes:.1f} minutes on {found['threads']} CPU cores, the whole command."
+    return "\n".join([*lines, "", took])
+
+
+def ops() -> str:
+    """One row a sample of the loss ops, in the order of the record."""
+    document = record.read(RESULTS / "ops_cpu.json")
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in document["results"]:
+        groups.setdefault(row["group"], {})[row["contender"]] = row
+    cores = f"{document['machine']['threads']} cores"
+    lines = [
+        f"| loss and gradient, {cores} | ms | of the triad | than eager | than compile | memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for group, contenders in groups.items():
+        ours = contenders["cpp"]
+        roof = 1 / contenders["triad"]["speedup"]
+        gains = [gain(contenders.get(name)) for name in ("eager", "compile")]
+        memory = [
+            f"{contenders[name]['peak_bytes'] / ours['gradient_bytes']:.1f}" if name in contenders else "-"
+            for name in ("cpp", "eager", "compile")
+        ]
+        cells = [group, f"{ours['median_ms']:.3g}", f"{roof:.2f}x", *gains, ", ".join(memory)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def gain(row: Mapping[str, Any] | None) -> str:
+    """How many times faster litfast is than the contender of this row."""
+    if row is None:
+        return "-"
+    return "tie" if row["tie"] else f"{row['speedup']:.1f}x"
 
 
 def main() -> None:
     path = ROOT / "README.md"
-    text = path.read_text()
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    fresh = f"{head}{BEGIN}{table()}{END}{tail}"
+    text = fresh = path.read_text()
+    for name, table in (("results", results()), ("ops", ops())):
+        begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+        head, rest = fresh.split(begin)
+        _, tail = rest.split(end)
+        fresh = f"{head}{begin}{table}{end}{tail}"
     if "--check" in sys.argv[1:]:
-        sys.exit(
-            0 if fresh == text else "README.md: the result table must match the records, got another one"
-        )
+        sys.exit(0 if fresh == text else "README.md: its tables must match the records, got others")
     path.write_text(fresh)
 
 

@@ -1,4 +1,4 @@
-"""Run every suite beside this file and write one record for each.
+"""Run every suite beside this file and write one record for each, named by suite and device.
 
 python benchmarks/run_all.py --out benchmarks/results
 python benchmarks/run_all.py --out DIR --only ops
@@ -11,20 +11,23 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from litfast.bench import record
+from litfast.bench import machine, record
 
-Stats = Mapping[str, float]
 HERE = Path(__file__).resolve().parent
 OPTIONS = (
     "--benchmark-max-time=0.5",
     "--benchmark-min-rounds=5",
     "--benchmark-warmup=on",
     "--benchmark-disable-gc",
+    "--benchmark-columns=median,iqr,rounds",
+    # a suite of which everything is skipped is no error
+    "-Wignore::pytest_benchmark.logger.PytestBenchmarkWarning",
 )
 
 
@@ -39,65 +42,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
     suites = {path.stem.removeprefix("bench_"): path for path in sorted(HERE.glob("bench_*.py"))}
     if given.only and given.only not in suites:
         parser.error(f"--only must be one of {', '.join(suites)}, got {given.only}")
-    chosen = [suites[given.only]] if given.only else list(suites.values())
-    passed = [run_suite(path, given.out) for path in chosen]
+    chosen = [given.only] if given.only else list(suites)
+    passed = [run_suite(name, suites[name], given.out) for name in chosen]
     return 0 if all(passed) else 1
 
 
-def run_suite(path: Path, out: Path) -> bool:
+def run_suite(name: str, path: Path, out: Path) -> bool:
     """Run one suite in its own process, write its record, print its medians; answer whether all passed."""
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         numbers, outcomes = Path(folder, "numbers.json"), Path(folder, "outcomes.xml")
         command = [sys.executable, "-m", "pytest", "-q", "--no-header", str(path), *OPTIONS]
-        command += [
-            f"--benchmark-json={numbers}",
-            f"--junitxml={outcomes}",
-            "--benchmark-columns=median,iqr,rounds",
-        ]
+        command += [f"--benchmark-json={numbers}", f"--junitxml={outcomes}"]
         passed = subprocess.run(command, cwd=HERE.parent, check=False).returncode == 0
-        entries = json.loads(numbers.read_text())["benchmarks"] if numbers.exists() else []
+        text = numbers.read_text() if numbers.exists() else ""
         skipped, failed = read_outcomes(outcomes)
+    entries = json.loads(text)["benchmarks"] if text else []
     written = record.write(
-        out / f"{path.stem}.json",
-        command=f"python benchmarks/run_all.py --out DIR --only {path.stem.removeprefix('bench_')}",
-        results=rows(entries, passed=passed),
-        checks={path.stem: passed},
+        out / f"{name}_{device()}.json",
+        command=f"python benchmarks/run_all.py --out DIR --only {name}",
+        results=rows(entries, failed),
+        checks={entry["name"]: True for entry in entries} | dict.fromkeys(failed, False),
         skipped=skipped,
         failed=failed,
+        seconds=round(time.perf_counter() - started, 1),
     )
     for row in written["results"]:
-        gain = "" if row["speedup"] is None else "  tie" if row["tie"] else f"  {row['speedup']:.2f}x"
-        print(f"{row['group']:<32} {row['contender']:<12} {row['median_ms']:>10.4f} ms{gain}")
+        print(f"{row['group']:<46} {row['contender']:<10} {row['median_ms']:>10.4f} ms{gain(row)}")
     return passed
 
 
-def rows(entries: Sequence[Mapping[str, Any]], *, passed: bool) -> list[dict[str, Any]]:
-    """pytest-benchmark's entries as rows, each against its group's baseline and roof by the median.
+def rows(entries: Sequence[Mapping[str, Any]], failed: Collection[str]) -> list[dict[str, Any]]:
+    """One for each contender of each test that passed; `check` names that test.
 
-    A tie: the quartiles of the two overlap. In a suite that failed no speed-up is given at all.
+    A test times one contender and may have timed others in the same rounds: those come after it, with
+    `speedup`, how many times faster it is than they are, and `tie`, whether that could be 1.
     """
-    baselines = {entry["group"]: entry["stats"] for entry in entries if entry["extra_info"].get("baseline")}
-    roofs = {entry["group"]: entry["stats"] for entry in entries if entry["extra_info"].get("roof")}
-    return [
-        _row(entry, baselines.get(entry["group"]) if passed else None, roofs.get(entry["group"]))
-        for entry in entries
-    ]
+    found = []
+    for entry in entries:
+        if entry["name"] in failed:
+            continue
+        stats, extra = entry["stats"], dict(entry["extra_info"])
+        head = {"group": entry["group"], "check": entry["name"], "contender": extra.pop("contender")}
+        others = extra.pop("against", [])
+        times = {f"{key}_ms": 1000 * stats[key] for key in ("median", "q1", "q3")}
+        found.append(head | {"rounds": stats["rounds"]} | times | extra)
+        found += [head | {"of": head["contender"]} | other for other in others]
+    return found
 
 
-def _row(entry: Mapping[str, Any], baseline: Stats | None, roof: Stats | None) -> dict[str, Any]:
-    stats, extra = entry["stats"], dict(entry["extra_info"])
-    alone = extra.pop("baseline", False) or extra.pop("roof", False)
-    row = {"group": entry["group"], "contender": extra.pop("contender"), "rounds": stats["rounds"]}
-    row |= {f"{key}_ms": 1000 * stats[key] for key in ("median", "q1", "q3", "min", "mean", "stddev")}
-    row |= {"speedup": None, "tie": None, "of_roof": None}
-    if baseline and not alone:
-        row["speedup"] = baseline["median"] / stats["median"]
-        row["tie"] = stats["q1"] <= baseline["q3"] and baseline["q1"] <= stats["q3"]
-    if roof:
-        row["of_roof"] = roof["median"] / stats["median"]
-    if "bytes" in extra:
-        row["gb_per_s"] = extra["bytes"] / stats["median"] / 1e9
-    return row | extra
+def gain(row: Mapping[str, Any]) -> str:
+    """What a line says of the ratio: which contender is how many times faster than this one."""
+    if "speedup" not in row:
+        return ""
+    return f"  {row['of']} is {row['speedup']:.2f}x as fast" + (", a tie" if row["tie"] else "")
+
+
+def device() -> str:
+    """The device in a record's name: cpu, or the GPU, NVIDIA H200 as h200."""
+    gpu = machine.describe()["gpu"]
+    words = gpu["name"].lower().split() if gpu else ["cpu"]
+    return "_".join(word for word in words if word != "nvidia")
 
 
 def read_outcomes(path: Path) -> tuple[dict[str, str], dict[str, str]]:

@@ -43,7 +43,7 @@ def test_the_second_example_gives_gradients_and_parts(capsys: pytest.CaptureFixt
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_the_result_table_is_that_of_the_records() -> None:
+def test_the_tables_are_those_of_the_records() -> None:
     subprocess.run([sys.executable, "-m", "benchmarks.readme", "--check"], check=True, cwd=ROOT)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from litfast.bench import modes
+from litfast.bench.memory import peak_bytes
 from litfast.bench.modes import Runner
 
 BLOCK_S = 0.005  # one timing lasts at least this long: far above the clock's and the scheduler's grain
@@ -82,13 +83,11 @@ def build(
 
 def calibrate(lane: Lane) -> None:
     """Choose the calls of one block; on CUDA also note the memory of a call."""
-    device = lane.images.device
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
+    runner, images = lane.runner, lane.images
+    assert runner is not None, "only lanes that passed the gate are timed"
+    if images.device.type == "cuda":
+        lane.peak_bytes = peak_bytes(lambda: runner(images), images.device)
     once = min(block(lane))
-    if device.type == "cuda":
-        lane.peak_bytes = torch.cuda.max_memory_allocated(device) - before
     if once < 10 * BLOCK_S:  # one call may have been held up: look again
         lane.calls = 5
         lane.calls = math.ceil(BLOCK_S / min(block(lane)))

@@ -2,48 +2,75 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "run_all.py"
+from litfast.bench import record
 
 
 @pytest.fixture(scope="module")
-def run_all() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_all", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def run_all(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("run_all")
 
 
-def entry(contender: str, median: float, spread: float = 0.0, **extra: Any) -> dict[str, Any]:
-    stats = {"median": median, "q1": median - spread, "q3": median + spread, "rounds": 9}
-    stats |= {"min": median, "mean": median, "stddev": 0.0}
-    return {"group": "kd", "stats": stats, "extra_info": {"contender": contender, **extra}}
+def entry(test: str, contender: str, median: float, **extra: Any) -> dict[str, Any]:
+    stats = {"median": median, "q1": 0.9 * median, "q3": 1.1 * median, "rounds": 9, "mean": median}
+    return {"name": test, "group": "kd", "stats": stats, "extra_info": {"contender": contender, **extra}}
 
 
-def test_each_contender_is_set_against_the_baseline_and_the_roof(run_all: ModuleType) -> None:
-    entries = [
-        entry("triad", 0.25, roof=True),
-        entry("reference", 2.0, spread=0.5, baseline=True),
-        entry("cpp", 0.5, spread=0.1, bytes=10**9),
-        entry("compile", 1.8, spread=0.4),
-    ]
-    triad, reference, cpp, compiled = run_all.rows(entries, passed=True)
-    assert triad["speedup"] is None and reference["speedup"] is None
-    assert (cpp["speedup"], cpp["tie"], cpp["of_roof"], cpp["gb_per_s"]) == (4.0, False, 0.5, 2.0)
-    assert cpp["median_ms"] == 500
-    assert compiled["tie"] is True
+EAGER = {"contender": "eager", "rounds": 9, "median_ms": 1500.0, "speedup": 3.0, "p10": 2.5, "p90": 3.5}
 
 
-def test_a_suite_that_failed_gives_no_speedup(run_all: ModuleType) -> None:
-    entries = [entry("reference", 2.0, baseline=True), entry("cpp", 0.5)]
-    assert [row["speedup"] for row in run_all.rows(entries, passed=False)] == [None, None]
+def test_a_contender_comes_with_those_that_were_timed_in_its_rounds(run_all: ModuleType) -> None:
+    entries = [entry("test_op[kd]", "cpp", 0.5, peak_bytes=40, against=[EAGER]), entry("b", "resnet20", 2.0)]
+    ours, eager, alone = run_all.rows(entries, failed=())
+    times = {"median_ms": 500.0, "q1_ms": 450.0, "q3_ms": 550.0}
+    head = {"group": "kd", "check": "test_op[kd]"}
+    assert ours == {**head, "contender": "cpp", "rounds": 9, **times, "peak_bytes": 40}
+    assert eager == {**head, "of": "cpp", **EAGER}
+    assert (alone["contender"], alone["median_ms"], "speedup" in alone) == ("resnet20", 2000.0, False)
+
+
+def test_a_test_that_failed_gives_no_rows(run_all: ModuleType) -> None:
+    entries = [entry("a", "cpp", 0.5, against=[EAGER]), entry("b", "cpp", 0.5)]
+    assert [row["check"] for row in run_all.rows(entries, failed={"a": "errs"})] == ["b"]
+
+
+def test_a_suite_becomes_a_record_named_by_suite_and_device(
+    run_all: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real run of a suite in which one test passes, one fails and one is skipped."""
+    suite = tmp_path / "bench_tiny.py"
+    suite.write_text(
+        "import pytest\n"
+        "def test_green(benchmark):\n"
+        "    benchmark.group = 'sums'\n"
+        "    other = {'contender': 'slow', 'median_ms': 2.0, 'speedup': 2.0, 'tie': False}\n"
+        "    benchmark.extra_info.update(contender='fast', against=[other])\n"
+        "    benchmark.pedantic(lambda: sum(range(9)), setup=lambda: None, rounds=3)\n"
+        "def test_red():\n    assert False, 'errs'\n"
+        "def test_absent():\n    pytest.skip('no GPU')\n"
+    )
+    monkeypatch.setattr(run_all, "device", lambda: "abacus")
+    assert run_all.run_suite("tiny", suite, tmp_path) is False
+    written = record.read(tmp_path / "tiny_abacus.json")
+    assert written["checks"] == {"test_green": True, "test_red": False}
+    assert [row["contender"] for row in written["results"]] == ["fast", "slow"]
+    assert written["results"][0]["rounds"] == 3
+    assert (list(written["failed"]), written["skipped"]) == (["test_red"], {"test_absent": "no GPU"})
+    assert "fast is 2.00x as fast" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("gpu", "name"), [(None, "cpu"), ({"name": "NVIDIA H200"}, "h200")])
+def test_a_record_names_the_device(
+    run_all: ModuleType, monkeypatch: pytest.MonkeyPatch, gpu: dict[str, str] | None, name: str
+) -> None:
+    monkeypatch.setattr(run_all.machine, "describe", lambda: {"gpu": gpu})
+    assert run_all.device() == name
 
 
 def test_what_was_skipped_or_failed_is_told_with_its_reason(run_all: ModuleType, tmp_path: Path) -> None:
