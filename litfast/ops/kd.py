@@ -42,7 +42,9 @@ def kd_loss(
     Args:
         student_logits: [..., K], float32, float64, bfloat16 or float16.
         teacher_logits: [..., K], any of these dtypes; served without gradient unless backend="reference".
-        target: [...] int64 classes; may be None when alpha is the number 0. Checked for its range on the CPU.
+        target: [...] int64 classes; may be None when alpha is the number 0. Out of range it is an error on
+            the CPU. On a GPU nothing waits to look at it: a fused backend turns the row's loss and gradient
+            to NaN (Triton stops the kernel under TRITON_DEBUG=1), the reference asserts on the device.
         tau: temperature, a positive number or a 0-d tensor. Tensors are not read, so not checked.
         alpha: weight of the hard term in [0, 1], a number or a 0-d tensor.
         soft: "ce", or "kl", which subtracts the teacher's entropy: another value, the same gradient. The

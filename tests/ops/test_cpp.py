@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from litfast.ops import build_info, kd_loss, lit_loss
+from litfast.testing import Sample, misses
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,15 @@ def test_any_number_of_classes_is_served(classes: int) -> None:
     torch.testing.assert_close(*losses)
     gradients = [torch.autograd.grad(loss, student)[0] for loss in losses]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("soft", ["ce", "kl"])
+def test_the_longest_rows_keep_the_accuracy_rule_against_fp64(soft: str, dtype: torch.dtype) -> None:
+    student, teacher = (3 * torch.randn(2, 2, 200_000)).to(dtype)
+    args = student, teacher, torch.tensor([199_999, 7])
+    options = {"tau": 4.0, "alpha": 0.3, "soft": soft, "label_smoothing": 0.1}
+    assert misses(Sample(op="kd", name=f"{dtype}", args=args, options=options), "cpp") == []
 
 
 def test_a_single_class_has_gradient_0() -> None:
