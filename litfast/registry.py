@@ -30,6 +30,6 @@ class UnknownNameError(ValueError, KeyError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """One line: what kind of name, what came, the nearest known name, all known names."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    near = get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{kind} must be one of {', '.join(names)}, got {name!r}{hint}"

@@ -61,6 +61,8 @@ class _Fused(torch.autograd.Function):
         if incoming is None:
             return (None,) * (2 + len(ctx.needs))
         one_number = incoming.ndim == 0 and type(incoming) is Tensor and not compiling
+        # vectorize=True and is_grads_batched=True hide a batch of scales in what looks like one number.
+        one_number = one_number and not torch._C._functorch.is_legacy_batchedtensor(incoming)
         if one_number and not _readable(incoming):
             wanted = [
                 (g, d) for g, d, need in zip(ctx.saved_tensors, ctx.dtypes, ctx.needs, strict=True) if need

@@ -13,6 +13,11 @@ from .reference import Coefficient
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+def is_transformed() -> bool:
+    """Whether a torch.func transform (vmap, grad, jvp, ...) runs around the call."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def check_choice(who: str, what: str, value: str, known: Sequence[str]) -> None:
     """Raises ValueError unless `value` is one of `known`."""
     if value not in known:
@@ -47,10 +52,19 @@ def _is_scalar_tensor(who: str, what: str, value: Coefficient) -> bool:
     return False
 
 
+def check_sequence(who: str, what: str, value: object, of: str) -> None:
+    """Raises TypeError unless `value` is a list, a tuple or another sequence."""
+    if isinstance(value, Tensor) or not isinstance(value, Sequence):
+        got = "a tensor" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{who}: {what} must be a sequence of {of}, got {got}")
+
+
 def check_float(who: str, what: str, tensor: Tensor) -> None:
     """Raises TypeError unless `tensor` is a tensor of a dtype that the losses take."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{who}: {what} must be a tensor, got {type(tensor).__name__}")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{who}: {what} must be dense, got {tensor.layout}")
     if tensor.dtype not in DTYPES:
         raise TypeError(f"{who}: {what} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
 
@@ -75,7 +89,7 @@ def target_error(who: str, value: int, classes: int, ignore_index: int) -> Value
 
 def check_target_range(who: str, target: Tensor | None, classes: int, ignore_index: int) -> None:
     """Raises ValueError for a target out of range, where that can be read without waiting for a device."""
-    if target is None or target.device.type != "cpu" or torch.compiler.is_compiling():
+    if target is None or not target.is_cpu or torch.compiler.is_compiling() or is_transformed():
         return
     bad = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
     if bad.numel():

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..registry import Registry, unknown
+from ._checks import is_transformed
 from .reference import Coefficient
 
 
@@ -79,6 +81,13 @@ def register(backend: Backend) -> None:
 
 def only_reference(call: Call) -> str | None:
     """What no fused backend serves, because it would take a gradient that the ops do not write."""
+    if is_transformed():
+        return "a torch.func transform"
+    dual = forward_ad._current_level >= 0  # unpacking costs too much to do it always
+    if dual and any(
+        forward_ad.unpack_dual(t).tangent is not None for t in (*students_of(call), *teachers_of(call))
+    ):
+        return "a tangent of forward-mode AD"
     if torch.is_grad_enabled() and any(teacher.requires_grad for teacher in teachers_of(call)):
         return "a teacher that requires grad"
     if any(isinstance(c, Tensor) and c.requires_grad for c in (call.tau, call.alpha, call.beta, call.scale)):
@@ -90,9 +99,10 @@ def choose(backend: str, call: Call) -> Backend | None:
     """The fused backend that serves `call`, or None for the reference.
 
     Raises:
-        ValueError: the name is unknown, or the named backend cannot serve this call.
+        ValueError: tensors on several devices, an unknown name, or a backend that cannot serve this call.
         RuntimeError: the named backend cannot run in this installation.
     """
+    _check_devices(call)
     if backend == "reference":
         return None
     if backend == "auto":
@@ -111,6 +121,21 @@ def choose(backend: str, call: Call) -> Backend | None:
         rule = f"backend {backend!r} must be able to serve the call, got {reason}"
         raise ValueError(f'{call.who}: {rule}; use backend="reference"')
     return chosen
+
+
+def _check_devices(call: Call) -> None:
+    first, *others = students_of(call)
+    for i, student in enumerate(others, 1):
+        if student.device != first.device:
+            what = "student_logits" if student is call.student else f"student_irs[{i}]"
+            raise ValueError(
+                f"{call.who}: {what} must be on student_irs[0]'s device {first.device}, got {student.device}"
+            )
+    for what in ("tau", "alpha", "beta", "scale"):
+        value = getattr(call, what)
+        if isinstance(value, Tensor) and not value.is_cpu and value.device != first.device:
+            rule = f"be on the CPU or the students' device {first.device}"
+            raise ValueError(f"{call.who}: {what} must {rule}, got {value.device}")
 
 
 def backends() -> list[tuple[str, str | None]]:

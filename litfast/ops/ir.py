@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 from torch import Tensor
 
 from . import reference
 from ._autograd import fused
-from ._checks import check_choice, check_pair, check_scale
+from ._checks import check_choice, check_pair, check_scale, check_sequence
 from ._dispatch import Call, choose
 from .reference import Coefficient
 
@@ -75,16 +76,24 @@ def check_irs(
     """Raises ValueError or TypeError for what `ir_loss` and `lit_loss` refuse about sections."""
     check_choice(who, "penalty", penalty, PENALTIES)
     for what, irs in (("student_irs", student_irs), ("teacher_irs", teacher_irs)):
-        if isinstance(irs, Tensor):
-            raise TypeError(f"{who}: {what} must be a sequence of tensors, got a tensor")
+        check_sequence(who, what, irs, "tensors")
     sections = len(student_irs)
     if len(teacher_irs) != sections:
         raise ValueError(
             f"{who}: student_irs and teacher_irs must hold the same number of sections, "
             f"got {sections} and {len(teacher_irs)}"
         )
-    if weights is not None and len(weights) != sections:
-        raise ValueError(f"{who}: weights must hold one number a section ({sections}), got {len(weights)}")
+    if weights is not None:
+        _check_weights(who, weights, sections)
     for i, (student, teacher) in enumerate(zip(student_irs, teacher_irs, strict=True)):
         names = (f"student_irs[{i}]", f"teacher_irs[{i}]")
         check_pair(who, names, student, teacher, "add an adapter or choose equal widths")
+
+
+def _check_weights(who: str, weights: Sequence[float], sections: int) -> None:
+    check_sequence(who, "weights", weights, "numbers")
+    if len(weights) != sections:
+        raise ValueError(f"{who}: weights must hold one number a section ({sections}), got {len(weights)}")
+    for i, weight in enumerate(weights):
+        if not isinstance(weight, Real):
+            raise TypeError(f"{who}: weights[{i}] must be a number, got {type(weight).__name__}")

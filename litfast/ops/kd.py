@@ -72,12 +72,12 @@ def kd_loss(
     check_choice("kd_loss", "reduction", reduction, REDUCTIONS)
     check_scale("kd_loss", scale)
     check_fraction("kd_loss", "alpha", alpha)
+    check_rows("kd_loss", student_logits, teacher_logits)
     if convention != "lit":
         check_tau("kd_loss", tau)
-        soft, K = "kl", student_logits.shape[-1] if student_logits.ndim else 1
-        alpha, factor = _as_lit(convention, alpha, tau, K, target is None)
-        scale = scale * factor
-    check_logits("kd_loss", student_logits, teacher_logits, target, tau, alpha, soft, label_smoothing)
+        alpha, factor = _as_lit(convention, alpha, tau, student_logits.shape[-1], target is None)
+        soft, scale = "kl", scale * factor
+    check_logits("kd_loss", student_logits, target, tau, alpha, soft, label_smoothing, ignore_index)
     call = Call(
         "kd_loss",
         (),
@@ -126,27 +126,33 @@ def _as_lit(
     return hard / (hard + soft), hard + soft
 
 
-def check_logits(
-    who: str,
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    target: Tensor | None,
-    tau: Coefficient,
-    alpha: Coefficient,
-    soft: str,
-    label_smoothing: float,
-) -> None:
-    """Raises ValueError or TypeError for what `kd_loss` and `lit_loss` refuse about logits."""
-    check_choice(who, "soft", soft, SOFT)
-    check_tau(who, tau)
-    check_fraction(who, "alpha", alpha)
-    check_fraction(who, "label_smoothing", label_smoothing)
+def check_rows(who: str, student_logits: Tensor, teacher_logits: Tensor) -> None:
+    """Raises ValueError or TypeError unless both are logits of the same rows and classes."""
     names = ("student_logits", "teacher_logits")
     check_pair(who, names, student_logits, teacher_logits, "teacher and student need the same classes")
     if student_logits.ndim < 2 or not student_logits.shape[-1]:
         raise ValueError(
             f"{who}: student_logits must be [..., K] with K > 0, got {list(student_logits.shape)}"
         )
+
+
+def check_logits(
+    who: str,
+    student_logits: Tensor,
+    target: Tensor | None,
+    tau: Coefficient,
+    alpha: Coefficient,
+    soft: str,
+    label_smoothing: float,
+    ignore_index: int,
+) -> None:
+    """Raises ValueError or TypeError for what `kd_loss` and `lit_loss` refuse about their KD term."""
+    check_choice(who, "soft", soft, SOFT)
+    check_tau(who, tau)
+    check_fraction(who, "alpha", alpha)
+    check_fraction(who, "label_smoothing", label_smoothing)
+    if not isinstance(ignore_index, int):
+        raise TypeError(f"{who}: ignore_index must be an integer, got {type(ignore_index).__name__}")
     if target is not None:
         _check_target(who, target, student_logits)
     elif isinstance(alpha, Tensor) or alpha != 0:
@@ -154,6 +160,8 @@ def check_logits(
 
 
 def _check_target(who: str, target: Tensor, logits: Tensor) -> None:
+    if not isinstance(target, Tensor):
+        raise TypeError(f"{who}: target must be a tensor, got {type(target).__name__}")
     if target.dtype != torch.int64:
         raise TypeError(f"{who}: target must be int64 class indices, got {target.dtype}")
     if target.shape != logits.shape[:-1]:

@@ -11,7 +11,7 @@ from ._autograd import fused
 from ._checks import check_fraction, check_scale, check_target_range
 from ._dispatch import Call, choose
 from .ir import check_irs, weights_or_ones
-from .kd import check_logits
+from .kd import check_logits, check_rows
 from .reference import Coefficient, LITLoss
 
 
@@ -61,7 +61,8 @@ def lit_loss(
     check_scale("lit_loss", scale)
     check_fraction("lit_loss", "beta", beta)
     check_irs("lit_loss", student_irs, teacher_irs, penalty, weights)
-    check_logits("lit_loss", student_logits, teacher_logits, target, tau, alpha, soft, label_smoothing)
+    check_rows("lit_loss", student_logits, teacher_logits)
+    check_logits("lit_loss", student_logits, target, tau, alpha, soft, label_smoothing, ignore_index)
     weights = weights_or_ones(weights, student_irs)
     call = Call(
         "lit_loss",

@@ -19,14 +19,6 @@ STUDENTS, TEACHERS = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_
 STUDENT, TEACHER = STUDENTS[0], TEACHERS[0]
 REFUSAL = r"^\w+_loss: backend '\w+' must be able to serve the call, got .*; use backend=\"reference\"$"
 
-unaware = pytest.mark.xfail(
-    strict=True, reason="_dispatch.choose and check_target_range do not ask whether a transform is active"
-)
-
-unbatched = pytest.mark.xfail(
-    strict=True, reason="_autograd reads the incoming scale, also a batch of scales"
-)
-
 
 def kd(backend: str) -> Loss:
     return lambda s, t, y=TARGET: kd_loss(s, t, y, **KD, backend=backend)
@@ -42,8 +34,7 @@ def lit(backend: str) -> Loss:
 
 OPS = {"kd": kd, "ir": ir, "lit": lit}
 every_op = pytest.mark.parametrize("op", OPS)
-# What "auto" does not serve yet is marked; the reference is named in the same tests.
-served = pytest.mark.parametrize("backend", ["reference", pytest.param("auto", marks=unaware)])
+served = pytest.mark.parametrize("backend", ["reference", "auto"])
 
 
 def plain_gradient(op: str, student: Tensor, *rest: Tensor) -> Tensor:
@@ -59,14 +50,8 @@ def test_func_grad_gives_the_gradient(op: str, backend: str) -> None:
     torch.testing.assert_close(gradient, plain_gradient(op, STUDENT, TEACHER))
 
 
-@pytest.mark.parametrize(
-    ("op", "backend"),
-    [
-        ("ir", "reference"),
-        *(pytest.param(op, "reference", marks=unaware) for op in ("kd", "lit")),
-        *(pytest.param(op, "auto", marks=unaware) for op in OPS),
-    ],
-)
+@served
+@every_op
 def test_vmap_gives_each_loss_and_each_gradient(op: str, backend: str) -> None:
     targets = torch.stack([TARGET, TARGET.flip(0)]).repeat(2, 1)
     each = torch.func.vmap(torch.func.grad_and_value(OPS[op](backend)))
@@ -108,7 +93,6 @@ def test_forward_mode_gives_the_directional_derivative(op: str, backend: str) ->
     torch.testing.assert_close(slope, directional(op))
 
 
-@unaware
 @every_op
 def test_a_named_fused_backend_refuses_a_transform_in_one_line(op: str, backend: str) -> None:
     loss = OPS[op](backend)
@@ -118,7 +102,6 @@ def test_a_named_fused_backend_refuses_a_transform_in_one_line(op: str, backend:
         torch.func.vmap(loss)(STUDENTS, TEACHERS)
 
 
-@unaware
 @every_op
 def test_a_named_fused_backend_refuses_a_tangent_in_one_line(op: str, backend: str) -> None:
     loss = OPS[op](backend)
@@ -128,7 +111,7 @@ def test_a_named_fused_backend_refuses_a_tangent_in_one_line(op: str, backend: s
         loss(forward_ad.make_dual(STUDENT, TEACHER), TEACHER)
 
 
-@pytest.mark.parametrize("reduction", [pytest.param("mean", marks=unbatched), "none"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_batched_incoming_gradients_are_served(reduction: str, backend: str) -> None:
     """`autograd.grad(is_grads_batched=True)`: a row of rows, or of numbers, for one backward."""
     results = []
