@@ -2,14 +2,13 @@
 
 Contenders: "eager", plain torch as its users write it; "eager pow", the other common spelling of the IR loss;
 "compile", torch.compile of the first; "liger", liger-kernel's losses on the same logits; "triad", c = a + b
-on the same bytes, its result allocated: the roof of an op that reads student and teacher once and writes the
-gradient once. A backend that breaks the accuracy rule of `litfast.testing` is not timed.
+of each student and its teacher, c allocated as a gradient is: the roof of an op that reads both once and
+writes the gradient once. A backend that breaks the accuracy rule of `litfast.testing` is not timed.
 """
 
 from __future__ import annotations
 
 import gc
-import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,14 +100,14 @@ def test_op(request: pytest.FixtureRequest, case: Case, backend: str) -> None:
 
 def measure(request: pytest.FixtureRequest, case: Case, backend: str) -> None:
     """The gate, the memory, then rounds of all contenders."""
-    sample, flat = make(case)
+    sample = make(case)
     wrong = testing.misses(sample, backend)
     assert not wrong, "; ".join(wrong)
-    others, absent = present(contenders(sample, flat), (ours := litfast_op(sample, backend)), case.dtype)
+    others, absent = present(contenders(sample), (ours := litfast_op(sample, backend)), case.dtype)
     benchmark: BenchmarkFixture = request.getfixturevalue("benchmark")  # unused, it would complain
     benchmark.group = str(case)
     benchmark.extra_info.update(contender=backend, peak_bytes=memory.peak_bytes(ours, DEVICE))
-    benchmark.extra_info.update(gradient_bytes=flat[0].nbytes, absent=absent)
+    benchmark.extra_info.update(gradient_bytes=case.elements * case.dtype.itemsize, absent=absent)
     peaks = {name: memory.peak_bytes(run, DEVICE) for name, run in others.items()}
     rows = interleave(benchmark, ours, others)
     benchmark.extra_info["against"] = [row | {"peak_bytes": peaks[row["contender"]]} for row in rows]
@@ -126,22 +125,16 @@ def too_large(case: Case) -> str | None:
     return f"the gate needs {needed / 2**30:.0f} GiB of memory, got {there / 2**30:.0f}"
 
 
-def make(case: Case) -> tuple[Sample, list[Tensor]]:
-    """The sample, and all students and all teachers as one row each: the very same memory, for the triad."""
+def make(case: Case) -> Sample:
     torch.manual_seed(0)
-    flat = [torch.randn(case.elements, device=DEVICE, dtype=case.dtype) for _ in range(2)]
-    sizes = [math.prod(shape) for shape in case.shapes]
-    sides = [
-        [piece.view(shape) for piece, shape in zip(side.split(sizes), case.shapes, strict=True)]
-        for side in flat
-    ]
+    sides = [[torch.randn(shape, device=DEVICE, dtype=case.dtype) for shape in case.shapes] for _ in range(2)]
     args: list[Any] = [side[: len(case.sections)] for side in sides] if case.sections else []
     options: dict[str, Any] = {"beta": BETA} if case.op == "lit" else {}
     if case.logits:
         rows, classes = case.logits
         args += [side[-1] for side in sides] + [torch.randint(classes, (rows,), device=DEVICE)]
         options |= {"tau": TAU, "alpha": ALPHA}
-    return Sample(op=case.op, name=str(case).partition(" ")[2], args=tuple(args), options=options), flat
+    return Sample(op=case.op, name=str(case).partition(" ")[2], args=tuple(args), options=options)
 
 
 def eager_ir(students: list[Tensor], teachers: list[Tensor]) -> Tensor:
@@ -180,7 +173,7 @@ def liger() -> Loss:
     return loss
 
 
-def contenders(sample: Sample, flat: list[Tensor]) -> dict[str, Callable[[], Run]]:
+def contenders(sample: Sample) -> dict[str, Callable[[], Run]]:
     """By name, how each of the others is made: that may fail where a library or a compiler is missing."""
     formulas: dict[str, Loss] = {"ir": eager_ir, "kd": eager_kd, "lit": eager_lit}
     eager = formulas[sample.op]
@@ -191,7 +184,7 @@ def contenders(sample: Sample, flat: list[Tensor]) -> dict[str, Callable[[], Run
     if sample.op == "kd" and DEVICE.type == "cuda":
         # A copy of the student: Liger's cross-entropy writes the gradient over its input.
         makers["liger"] = lambda: step(liger(), own_student(sample))
-    makers[TRIAD] = lambda: lambda: [torch.add(*flat)]
+    makers[TRIAD] = lambda: lambda: [torch.add(*pair) for pair in pairs(sample)]
     return makers
 
 
@@ -210,12 +203,17 @@ def own_student(sample: Sample) -> Sample:
     return replace(sample, args=(sample.args[0].detach().clone(), *sample.args[1:]))
 
 
+def pairs(sample: Sample) -> list[tuple[Tensor, Tensor]]:
+    """Every student tensor with its teacher."""
+    found: list[tuple[Tensor, Tensor]] = []
+    for student, teacher in zip(sample.args[::2], sample.args[1::2], strict=False):  # the target has no pair
+        found += zip(student, teacher, strict=True) if isinstance(student, list) else [(student, teacher)]
+    return found
+
+
 def step(loss: Loss, sample: Sample) -> Run:
     """Loss and the gradients of all student tensors."""
-    places = (0, 2) if sample.op == "lit" else (0,)
-    given = [sample.args[place] for place in places]
-    students = itertools.chain.from_iterable(one if isinstance(one, list) else [one] for one in given)
-    leaves = [student.requires_grad_() for student in students]
+    leaves = [student.requires_grad_() for student, _ in pairs(sample)]
     return lambda: torch.autograd.grad(loss(*sample.args), leaves)
 
 
@@ -240,8 +238,8 @@ def present(
             absent[name] = modes.reason(error)
             continue
         if name != TRIAD:
-            pairs = zip(found, expected, strict=True)
-            gap = max(modes.deviation(one, other.float()) for one, other in pairs)
+            both = zip(found, expected, strict=True)
+            gap = max(modes.deviation(one, other.float()) for one, other in both)
             assert gap <= allowed, f"{name}: gradients must lie within {allowed} of ours, got {gap:.2g}"
     return runs, absent
 

@@ -81,6 +81,19 @@ def check_pair(who: str, names: tuple[str, str], student: Tensor, teacher: Tenso
         raise ValueError(f"{who}: {ours} must be on {theirs}'s device {teacher.device}, got {student.device}")
 
 
+def are_pair(student: Tensor, teacher: Tensor) -> bool:
+    """Whether `check_pair` would pass: it needs no names, which take longer to make than the checks."""
+    return (
+        isinstance(student, Tensor)
+        and isinstance(teacher, Tensor)
+        and student.shape == teacher.shape
+        and student.dtype in DTYPES
+        and teacher.dtype in DTYPES
+        and student.device == teacher.device
+        and student.layout is teacher.layout is torch.strided
+    )
+
+
 def target_error(who: str, value: int, classes: int, ignore_index: int) -> ValueError:
     """The error for a target that is neither a class nor ignored."""
     rule = f"lie in [0, {classes}) or equal ignore_index {ignore_index}"

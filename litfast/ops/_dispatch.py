@@ -83,15 +83,17 @@ def only_reference(call: Call) -> str | None:
     """What no fused backend serves, because it would take a gradient that the ops do not write."""
     if is_transformed():
         return "a torch.func transform"
-    dual = forward_ad._current_level >= 0  # unpacking costs too much to do it always
-    if dual and any(
-        forward_ad.unpack_dual(t).tangent is not None for t in (*students_of(call), *teachers_of(call))
-    ):
-        return "a tangent of forward-mode AD"
-    if torch.is_grad_enabled() and any(teacher.requires_grad for teacher in teachers_of(call)):
-        return "a teacher that requires grad"
-    if any(isinstance(c, Tensor) and c.requires_grad for c in (call.tau, call.alpha, call.beta, call.scale)):
-        return "a coefficient that requires grad"
+    if forward_ad._current_level >= 0:  # unpacking costs too much to do it always
+        for tensor in (*students_of(call), *teachers_of(call)):
+            if forward_ad.unpack_dual(tensor).tangent is not None:
+                return "a tangent of forward-mode AD"
+    if torch.is_grad_enabled():
+        for teacher in teachers_of(call):
+            if teacher.requires_grad:
+                return "a teacher that requires grad"
+    for coefficient in (call.tau, call.alpha, call.beta, call.scale):
+        if isinstance(coefficient, Tensor) and coefficient.requires_grad:
+            return "a coefficient that requires grad"
     return None
 
 
@@ -110,8 +112,11 @@ def choose(backend: str, call: Call) -> Backend | None:
         if torch.compiler.is_compiling():
             return None
         device = students_of(call)[0].device.type
-        here = (b for b in _BACKENDS.values() if device in b.automatic_on)
-        return next((b for b in here if b.missing() is None and b.why_not(call) is None), None)
+        for candidate in _BACKENDS.values():
+            runs = device in candidate.automatic_on and candidate.missing() is None
+            if runs and candidate.why_not(call) is None:
+                return candidate
+        return None
     if backend not in _BACKENDS:
         raise ValueError(f"{call.who}: {unknown('backend', backend, ['auto', 'reference', *_BACKENDS])}")
     chosen = _BACKENDS[backend]
@@ -124,18 +129,20 @@ def choose(backend: str, call: Call) -> Backend | None:
 
 
 def _check_devices(call: Call) -> None:
-    first, *others = students_of(call)
-    for i, student in enumerate(others, 1):
-        if student.device != first.device:
+    students = students_of(call)
+    device = students[0].device
+    for i, student in enumerate(students):
+        if student.device != device:
             what = "student_logits" if student is call.student else f"student_irs[{i}]"
-            raise ValueError(
-                f"{call.who}: {what} must be on student_irs[0]'s device {first.device}, got {student.device}"
-            )
-    for what in ("tau", "alpha", "beta", "scale"):
-        value = getattr(call, what)
-        if isinstance(value, Tensor) and not value.is_cpu and value.device != first.device:
-            rule = f"be on the CPU or the students' device {first.device}"
+            rule = f"be on student_irs[0]'s device {device}"
+            raise ValueError(f"{call.who}: {what} must {rule}, got {student.device}")
+    for what, value in zip(("tau", "alpha", "beta", "scale"), call[_TAU : _TAU + 4], strict=True):
+        if isinstance(value, Tensor) and not value.is_cpu and value.device != device:
+            rule = f"be on the CPU or the students' device {device}"
             raise ValueError(f"{call.who}: {what} must {rule}, got {value.device}")
+
+
+_TAU = Call._fields.index("tau")
 
 
 def backends() -> list[tuple[str, str | None]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import reference
 from ._autograd import fused
-from ._checks import check_choice, check_pair, check_scale, check_sequence
+from ._checks import are_pair, check_choice, check_pair, check_scale, check_sequence
 from ._dispatch import Call, choose
 from .reference import Coefficient
 
@@ -86,8 +86,9 @@ def check_irs(
     if weights is not None:
         _check_weights(who, weights, sections)
     for i, (student, teacher) in enumerate(zip(student_irs, teacher_irs, strict=True)):
-        names = (f"student_irs[{i}]", f"teacher_irs[{i}]")
-        check_pair(who, names, student, teacher, "add an adapter or choose equal widths")
+        if not are_pair(student, teacher):
+            names = (f"student_irs[{i}]", f"teacher_irs[{i}]")
+            check_pair(who, names, student, teacher, "add an adapter or choose equal widths")
 
 
 def _check_weights(who: str, weights: Sequence[float], sections: int) -> None:
