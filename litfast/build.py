@@ -54,7 +54,13 @@ class Experiment:
         twin = replace(self, teacher=copy.deepcopy(self.teacher), student=copy.deepcopy(self.student))
         engine = self.config.engine
         return list(
-            plan(twin.phases(), self.train, device=torch.device(engine.device), precision=engine.precision)
+            plan(
+                twin.phases(),
+                self.train,
+                device=torch.device(engine.device),
+                precision=engine.precision,
+                accumulate=engine.accumulate,
+            )
         )
 
 

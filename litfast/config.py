@@ -70,11 +70,17 @@ class MethodConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineConfig:
-    """How it runs. "auto" is resolved once, stored in the run and reused on resume."""
+    """How it runs. "auto" is resolved once, stored in the run and reused on resume.
+
+    `accumulate` parts of the batch go through the models one by one before the update: less memory, the same
+    step. `ema` is the decay of an average of the weights (none without it), as `litfast.train` describes it.
+    """
 
     device: str = "auto"
     precision: str = "auto"
     mode: str = "auto"
+    accumulate: int = 1
+    ema: float | None = None
     threads: int | None = None
     deterministic: bool = False
     keep: str = "last"
@@ -86,6 +92,10 @@ class EngineConfig:
         _choice("engine.keep", self.keep, ("last", "best"))
         if self.log_every < 1:
             raise ValueError(f"recipe: engine.log_every must be 1 or more, got {self.log_every}")
+        if self.accumulate < 1:
+            raise ValueError(f"recipe: engine.accumulate must be 1 or more, got {self.accumulate}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"recipe: engine.ema must lie between 0 and 1, got {self.ema}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +109,13 @@ class Config:
     method: MethodConfig = field(default_factory=MethodConfig)
     phases: dict[str, Schedule] = field(default_factory=dict)
     engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.batch % self.engine.accumulate:
+            raise ValueError(
+                f"recipe: engine.accumulate must divide data.batch {self.data.batch}, "
+                f"got {self.engine.accumulate}"
+            )
 
 
 def recipes() -> dict[str, Path]:

@@ -155,6 +155,8 @@ def _run(run: RunDirectory, experiment: build.Experiment, resume: bool) -> dict[
         precision=engine.precision,
         keep=engine.keep,
         log_every=engine.log_every,
+        accumulate=engine.accumulate,
+        ema=engine.ema,
     )
     seconds: dict[str, float] = {}
     started = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def train(
     precision: str = "fp32",
     keep: str = "last",
     log_every: int = 20,
+    accumulate: int = 1,
+    ema: float | None = None,
 ) -> Iterator[Report]:
     """Run every phase of a method. A generator: the caller prints, logs and stops (`close()`).
 
@@ -77,6 +80,10 @@ def train(
             bit-identical to an uninterrupted run's.
         precision: "fp32" or "bf16" (autocast).
         keep: "last", or "best": each phase ends with the weights of its best validation accuracy.
+        accumulate: equal parts of a batch that are computed one by one before the update: the activations of
+            one part take memory, the step stays that of the whole batch (up to batch norm).
+        ema: decay of an exponential moving average of the weights, which every phase starts anew. The average
+            is what is validated and what the phase ends with; training itself never sees it.
 
     Raises:
         ValueError: unknown option, `resume` without `out`, checkpoints in `out` without `resume`, or those of
@@ -90,6 +97,10 @@ def train(
         raise ValueError(f"train: keep must be last, or best with a validation loader, got {keep!r}")
     if log_every < 1:
         raise ValueError(f"train: log_every must be 1 or more, got {log_every}")
+    if accumulate < 1 or data.batch % accumulate:
+        raise ValueError(f"train: accumulate must divide the batch of {data.batch}, got {accumulate}")
+    if ema is not None and not 0 < ema < 1:
+        raise ValueError(f"train: ema must lie between 0 and 1, got {ema}")
     if resume and out is None:
         raise ValueError("train: out must be the run's folder when resume is asked for, got none")
     store = Store(None if out is None else Path(out))
@@ -106,6 +117,7 @@ def train(
         precision=precision,
         keep=keep,
         log_every=log_every,
+        step={"precision": precision, "accumulate": accumulate, "ema": ema},
         store=store,
     )
     return run.phases(phases, resume)
@@ -121,6 +133,7 @@ class _Run:
     precision: str
     keep: str
     log_every: int
+    step: dict[str, Any]  # options of Step
     store: Store
     journal: Journal = field(default_factory=lambda: Journal(None))
     best_weights: Weights | None = None
@@ -141,7 +154,7 @@ class _Run:
                         at = self.store.restore_finished(phase, at.index)
                         yield self._report("phase", phase, at, restored=True)
                         continue
-                    step = Step(phase, precision=self.precision, device=device)
+                    step = Step(phase, device=device, **self.step)
                     torch.manual_seed(self.seed + at.index)
                     self.best_weights = None
                     if newest is not None and under_way and at.index == reached.index:
@@ -154,12 +167,14 @@ class _Run:
         while at.epoch < phase.epochs:
             yield from self._epoch(phase, at, step)
             at.epoch, at.step = at.epoch + 1, 0
-            self._validate(phase, at)
+            self._validate(phase, at, step)
             report = self._report("epoch", phase, at, Sums(at.sums).means(self.data.batch))
             self._write(report, at)
             at.sums = {}
             self._save(phase, at, step)
             yield report
+        if step.average is not None:
+            step.average.adopt()
         if self.best_weights is not None:
             phase.model.load_state_dict(self.best_weights)
         self.store.finish(at, phase, self.journal.offset)
@@ -200,14 +215,15 @@ class _Run:
         at.sums = sums.state
         return sums.means(self.data.batch)
 
-    def _validate(self, phase: Phase, at: Progress) -> None:
+    def _validate(self, phase: Phase, at: Progress, step: Step) -> None:
         if self.val is None:
             return
-        at.last = asdict(evaluate(phase.model, self.val, precision=self.precision))
-        if at.best is None or at.last["accuracy"] > at.best["accuracy"]:
-            at.best = at.last
-            if self.keep == "best":
-                self.best_weights = {k: v.detach().clone() for k, v in phase.model.state_dict().items()}
+        with nullcontext() if step.average is None else step.average.in_place():
+            at.last = asdict(evaluate(phase.model, self.val, precision=self.precision))
+            if at.best is None or at.last["accuracy"] > at.best["accuracy"]:
+                at.best = at.last
+                if self.keep == "best":
+                    self.best_weights = {k: v.detach().clone() for k, v in phase.model.state_dict().items()}
 
     def _report(
         self,

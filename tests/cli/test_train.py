@@ -87,6 +87,19 @@ def test_dry_run_prints_the_plan_and_writes_nothing(recipe: Path, litfast: Litfa
     assert "sections" in litfast("train", recipe, "--dry-run").stdout
 
 
+def test_the_plan_names_precision_mode_and_how_a_step_is_made(recipe: Path, litfast: Litfast) -> None:
+    words = ("engine.accumulate=2", "engine.ema=0.99", "sections.optimizer=adamw", "sections.clip=1")
+    sets = [part for word in words for part in ("--set", word)]
+    said = " ".join(litfast("train", recipe, "--dry-run", *sets).stdout.split())
+    assert "fp32, 1 threads, mode eager, 2 parts a step, ema 0.99" in said
+    document = json.loads(litfast("train", recipe, "--dry-run", "--json", *sets).stdout)
+    assert (document["engine"]["accumulate"], document["engine"]["ema"]) == (2, 0.99)
+    schedules = {
+        (b["phase"], b["schedule"]["optimizer"], b["schedule"]["clip"]) for b in document["branches"]
+    }
+    assert ("sections", "adamw", 1.0) in schedules and ("finetune", "sgd", None) in schedules
+
+
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
