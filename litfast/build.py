@@ -53,7 +53,7 @@ class Experiment:
         """Every loss of every phase once, on copies: whatever can go wrong in a step goes wrong here."""
         twin = replace(self, teacher=copy.deepcopy(self.teacher), student=copy.deepcopy(self.student))
         engine = self.config.engine
-        return list(
+        plans = list(
             plan(
                 twin.phases(),
                 self.train,
@@ -62,6 +62,9 @@ class Experiment:
                 accumulate=engine.accumulate,
             )
         )
+        if self.val is None and any(branch.schedule.patience for branch in plans):
+            raise ValueError("recipe: patience must come with validation samples, got none (data.val)")
+        return plans
 
 
 def resolve(config: Config) -> Config:
@@ -106,6 +109,8 @@ def experiment(config: Config) -> Experiment:
     student = model(config.student, images)
     if teacher is not None and config.teacher is not None and config.teacher.weights is not None:
         load_weights(teacher, config.teacher.weights)
+    if config.student.weights is not None:
+        load_weights(student, config.student.weights)
     if teacher is not None and config.method.name == "lit":
         check_pair(teacher, student, torch.zeros(2, *images.train.images.shape[1:]))
     return Experiment(

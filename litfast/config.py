@@ -52,12 +52,22 @@ class TeacherConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentConfig:
-    """The shallow model. `init`: random, or teacher (evenly spaced blocks of each teacher section)."""
+    """The shallow model. `init`: random, or teacher (evenly spaced blocks of each teacher section).
+
+    `weights`: a file to start from instead, e.g. `student.safetensors` of a run.
+    """
 
     model: str
     blocks: tuple[int, ...] | None = None
     option: str = "A"
     init: str = "random"
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.init != "random":
+            raise ValueError(
+                f"recipe: student.init must be 'random' where student.weights are given, got {self.init!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,6 +33,8 @@ class Schedule:
         optimizer: sgd (with `momentum`), adam, adamw (with `betas`) or rmsprop.
         milestones: whole epochs at which `steps` multiplies the learning rate by `gamma`.
         clip: largest 2-norm of the branch's gradients taken as one vector; None leaves them as they are.
+        patience: stop a branch (it is frozen and leaves the step) when its loss on the validation samples has
+            not improved for this many epochs; 0 never does. A phase is over when all its branches are.
     """
 
     epochs: int
@@ -47,12 +49,14 @@ class Schedule:
     warmup: int = 0
     warmup_factor: float = 0.1
     clip: float | None = None
+    patience: int = 0
 
     def __post_init__(self) -> None:
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
-        if self.epochs < 0:
-            raise ValueError(f"Schedule: epochs must be 0 or more, got {self.epochs}")
+        for what in ("epochs", "patience"):
+            if getattr(self, what) < 0:
+                raise ValueError(f"Schedule: {what} must be 0 or more, got {getattr(self, what)}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"Schedule: lr must be positive and finite, got {self.lr}")
         if self.clip is not None and not (self.clip > 0 and math.isfinite(self.clip)):

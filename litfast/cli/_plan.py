@@ -56,7 +56,8 @@ def _table(branches: list[BranchPlan]) -> Table:
 
 def _optimizer(schedule: Schedule) -> str:
     clip = "" if schedule.clip is None else f", clip {schedule.clip:g}"
-    return f"{schedule.optimizer} {schedule.lr:g} {schedule.schedule}{clip}"
+    patience = "" if not schedule.patience else f", patience {schedule.patience}"
+    return f"{schedule.optimizer} {schedule.lr:g} {schedule.schedule}{clip}{patience}"
 
 
 def _extras(engine: EngineConfig) -> str:

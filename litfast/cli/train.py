@@ -163,6 +163,8 @@ def _run(run: RunDirectory, experiment: build.Experiment, resume: bool) -> dict[
     with _console.Stop().listening() as stop, _progress.Display() as display:
         for report in reports:
             display.show(report)
+            for line in report.notes:
+                _console.say(line, _console.err)
             if report.kind == "phase":
                 seconds[report.phase] = time.perf_counter() - started
                 started = time.perf_counter()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,7 @@ class Step:
         self.precision = precision
         self.device = device
         self.accumulate = accumulate
+        self.stopped: set[str] = set()
         self.average = None if ema is None else Average(phase.model, ema)
         self.optimizers = {
             branch.name: optim.make(branch.params, branch.schedule, captured=captured)
@@ -57,7 +58,24 @@ class Step:
 
     def due(self, step: int) -> tuple[Branch, ...]:
         """The branches that train at this step."""
-        return tuple(branch for branch in self.phase.branches if step % branch.every == 0)
+        return tuple(branch for branch in self.active if step % branch.every == 0)
+
+    @property
+    def active(self) -> tuple[Branch, ...]:
+        """The branches that have not been stopped."""
+        return tuple(branch for branch in self.phase.branches if branch.name not in self.stopped)
+
+    def stop(self, names: Iterable[str]) -> None:
+        """Freeze branches: parameters, batch-norm statistics and all; they leave the step."""
+        self.stopped |= set(names)
+        still = {id(parameter) for branch in self.active for parameter in branch.params}
+        frozen = [p for b in self.phase.branches for p in b.params if id(p) not in still]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        for module in self.phase.trains:
+            if not any(parameter.requires_grad for parameter in module.parameters()):
+                module.eval()
 
     def set_lr(self, due: Sequence[Branch], progress: float) -> None:
         """The learning rates at `progress` epochs: all that a step takes from the host."""

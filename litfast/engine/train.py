@@ -14,39 +14,11 @@ import torch
 from litfast.data.loader import Loader
 from litfast.engine.evaluate import Evaluation, evaluate
 from litfast.engine.meters import Journal, Sums, Window, first_non_finite
+from litfast.engine.patience import exhausted, updated, validation_losses
+from litfast.engine.report import Report
 from litfast.engine.step import Step, prepared
 from litfast.engine.store import Progress, Store, Weights
 from litfast.phase import Phase
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What `train` yields: after every step, epoch and phase.
-
-    Attributes:
-        kind: "step", "epoch" or "phase".
-        phase: name; `index` counts phases from 0.
-        epoch, epochs: epochs finished and in all.
-        step, steps: steps finished in this epoch and in an epoch.
-        metrics: means over the epoch so far by "branch.metric"; empty where the device was not read.
-        images_per_s: training throughput since the epoch (or the resumed run) began; 0 before the first step.
-        val: evaluation on the validation loader (epoch and phase reports, where there is one).
-        best_accuracy: best validation accuracy of the phase so far, percent.
-        restored: the phase was finished before and loaded from its checkpoint.
-    """
-
-    kind: str
-    phase: str
-    index: int
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    images_per_s: float = 0.0
-    val: Evaluation | None = None
-    best_accuracy: float | None = None
-    restored: bool = False
 
 
 def train(
@@ -137,6 +109,7 @@ class _Run:
     store: Store
     journal: Journal = field(default_factory=lambda: Journal(None))
     best_weights: Weights | None = None
+    notes: list[str] = field(default_factory=list)
 
     def phases(self, phases: Iterable[Phase], resume: bool) -> Iterator[Report]:
         """Every phase in turn; those before the newest checkpoint are loaded, not trained."""
@@ -159,16 +132,19 @@ class _Run:
                     self.best_weights = None
                     if newest is not None and under_way and at.index == reached.index:
                         at, self.best_weights = self.store.restore(phase, step, newest)
+                        step.stop(exhausted(phase.branches, at.waits))
                     yield from self._phase(phase, at, step)
         finally:
             self.journal.close()
 
     def _phase(self, phase: Phase, at: Progress, step: Step) -> Iterator[Report]:
-        while at.epoch < phase.epochs:
+        _check_patience(phase, self.val)
+        while at.epoch < phase.epochs and step.active:
             yield from self._epoch(phase, at, step)
             at.epoch, at.step = at.epoch + 1, 0
-            self._validate(phase, at, step)
-            report = self._report("epoch", phase, at, Sums(at.sums).means(self.data.batch))
+            found = self._validate(phase, at, step)
+            means = {**Sums(at.sums).means(self.data.batch), **found}
+            report = self._report("epoch", phase, at, means)
             self._write(report, at)
             at.sums = {}
             self._save(phase, at, step)
@@ -215,15 +191,27 @@ class _Run:
         at.sums = sums.state
         return sums.means(self.data.batch)
 
-    def _validate(self, phase: Phase, at: Progress, step: Step) -> None:
+    def _validate(self, phase: Phase, at: Progress, step: Step) -> dict[str, float]:
+        """Evaluate, and stop branches that no longer learn; their validation losses by "branch.val_loss"."""
         if self.val is None:
-            return
+            return {}
         with nullcontext() if step.average is None else step.average.in_place():
             at.last = asdict(evaluate(phase.model, self.val, precision=self.precision))
             if at.best is None or at.last["accuracy"] > at.best["accuracy"]:
                 at.best = at.last
                 if self.keep == "best":
                     self.best_weights = {k: v.detach().clone() for k, v in phase.model.state_dict().items()}
+            watched = [branch for branch in step.active if branch.schedule.patience]
+            losses = validation_losses(step, watched, self.val) if watched else {}
+        at.waits = updated(at.waits, losses)
+        for name in exhausted(step.active, at.waits):
+            step.stop([name])
+            best, since = at.waits[name]
+            self.notes.append(
+                f"{phase.name}: branch {name} stopped after epoch {at.epoch}: its validation loss has not "
+                f"been below {best:.4g} for {since:.0f} epochs"
+            )
+        return {f"{name}.val_loss": loss for name, loss in losses.items()}
 
     def _report(
         self,
@@ -235,6 +223,7 @@ class _Run:
         restored: bool = False,
     ) -> Report:
         metrics = dict(metrics or {})
+        notes, self.notes = tuple(self.notes), []
         return Report(
             kind=kind,
             phase=phase.name,
@@ -248,6 +237,7 @@ class _Run:
             val=None if kind == "step" or at.last is None else Evaluation(**at.last),
             best_accuracy=None if at.best is None else at.best["accuracy"],
             restored=restored,
+            notes=notes,
         )
 
     def _write(self, report: Report, at: Progress) -> None:
@@ -259,3 +249,12 @@ class _Run:
 
     def _save(self, phase: Phase, at: Progress, step: Step) -> None:
         self.store.save(at, phase, step, self.best_weights, self.journal.offset)
+
+
+def _check_patience(phase: Phase, val: Loader | None) -> None:
+    for branch in phase.branches:
+        if branch.schedule.patience and val is None:
+            raise ValueError(
+                f"train: patience of branch {branch.name!r} must be 0 without a validation loader, "
+                f"got {branch.schedule.patience}"
+            )

@@ -100,6 +100,35 @@ def test_the_plan_names_precision_mode_and_how_a_step_is_made(recipe: Path, litf
     assert ("sections", "adamw", 1.0) in schedules and ("finetune", "sgd", None) in schedules
 
 
+def test_one_section_of_a_finished_run_is_trained_alone(
+    finished: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    words = {
+        "teacher.weights": finished / "teacher.safetensors",
+        "teacher.train": "none",
+        "student.weights": finished / "student.safetensors",
+        "student.init": "random",
+        "method.train_sections": '["layer2"]',
+        "finetune.epochs": 0,
+    }
+    sets = [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
+    result = litfast("train", finished / "config.toml", *sets, "--out", tmp_path / "again")
+    assert result.exit_code == 0, result.output
+    before, after = (load_file(run / "student.safetensors") for run in (finished, tmp_path / "again"))
+    moved = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert moved and all(key.startswith("layer2.") for key in moved)
+    assert {key for key in before if key.startswith("layer2.") and "num_batches" not in key} <= moved
+
+
+def test_patience_without_validation_samples_is_refused_before_training(
+    recipe: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    words = ("--set", "sections.patience=2", "--set", "data.val=0", "--out", tmp_path / "run")
+    result = litfast("train", recipe, *words)
+    assert result.exit_code == 1 and "patience must come with validation samples" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
@@ -117,6 +146,12 @@ def test_the_plan_names_precision_mode_and_how_a_step_is_made(recipe: Path, litf
         (["--set", "data.name=cifra10"], 1, "did you mean 'cifar10'?"),
         (["--set", "sections.schedule=cosin"], 2, "schedule must be one of constant, steps, cosine, linear"),
         (["--set", "finetune=none"], 2, "a [finetune] table must be given for method 'lit', got none"),
+        (
+            ["--set", "student.weights=a.pt"],
+            2,
+            "student.init must be 'random' where student.weights are given",
+        ),
+        (["--set", "sections.patience=-1"], 2, "patience must be 0 or more, got -1"),
         (["--resume", "--overwrite"], 2, "--resume must come alone"),
         (["--device", "cuda:7"], 2, "device must be one that this machine has"),
     ],
