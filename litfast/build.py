@@ -15,6 +15,7 @@ from litfast.config import Config, DataConfig, StudentConfig, TeacherConfig, coe
 from litfast.data import sets
 from litfast.data.resident import ResidentLoader
 from litfast.data.sets import Images, ImageSet
+from litfast.engine import auto, modes
 from litfast.engine.plan import BranchPlan, plan
 from litfast.methods import METHODS, scratch
 from litfast.models import create
@@ -51,11 +52,12 @@ class Experiment:
 
     def rehearse(self) -> list[BranchPlan]:
         """Every loss of every phase once, on copies: whatever can go wrong in a step goes wrong here."""
-        twin = replace(self, teacher=copy.deepcopy(self.teacher), student=copy.deepcopy(self.student))
         engine = self.config.engine
+        for way in self._ways():
+            modes.check(*way, torch.device(engine.device))
         plans = list(
             plan(
-                twin.phases(),
+                self._twin().phases(),
                 self.train,
                 device=torch.device(engine.device),
                 precision=engine.precision,
@@ -66,19 +68,38 @@ class Experiment:
             raise ValueError("recipe: patience must come with validation samples, got none (data.val)")
         return plans
 
+    def choose(self) -> tuple[Experiment, str]:
+        """This experiment with engine.mode and engine.branches settled, and one line of what was measured."""
+        engine = self.config.engine
+        options = {"precision": engine.precision, "accumulate": engine.accumulate, "ema": engine.ema}
+        found = auto.choose(
+            lambda: self._twin().phases(),
+            self.train,
+            device=torch.device(engine.device),
+            candidates=self._ways(),
+            options=options,
+        )
+        settled = replace(engine, mode=found.mode, branches=found.branches)
+        return replace(self, config=replace(self.config, engine=settled)), found.said
+
+    def _ways(self) -> list[auto.Way]:
+        engine = self.config.engine
+        return auto.ways(engine.mode, engine.branches, torch.device(engine.device))
+
+    def _twin(self) -> Experiment:
+        """The same on copies of the models, which may be trained."""
+        return replace(self, teacher=copy.deepcopy(self.teacher), student=copy.deepcopy(self.student))
+
 
 def resolve(config: Config) -> Config:
-    """Every "auto" and every default that depends on the machine, made explicit."""
+    """Every default that depends on the machine; `Experiment.choose` settles those that are measured."""
     engine = config.engine
     place = device(engine.device)
     precision = engine.precision
     if precision == "auto":
         precision = "bf16" if _fast_bf16(place) else "fp32"
     threads = engine.threads or torch.get_num_threads()
-    mode = "eager" if engine.mode == "auto" else engine.mode
-    return replace(
-        config, engine=replace(engine, device=place, precision=precision, threads=threads, mode=mode)
-    )
+    return replace(config, engine=replace(engine, device=place, precision=precision, threads=threads))
 
 
 def device(name: str) -> str:

@@ -82,6 +82,7 @@ class MethodConfig:
 class EngineConfig:
     """How it runs. "auto" is resolved once, stored in the run and reused on resume.
 
+    `mode` is eager, compile or graph, `branches` serial or parallel: "auto" measures and says what it chose.
     `accumulate` parts of the batch go through the models one by one before the update: less memory, the same
     step. `ema` is the decay of an average of the weights (none without it), as `litfast.train` describes it.
     """
@@ -89,6 +90,7 @@ class EngineConfig:
     device: str = "auto"
     precision: str = "auto"
     mode: str = "auto"
+    branches: str = "auto"
     accumulate: int = 1
     ema: float | None = None
     threads: int | None = None
@@ -98,7 +100,8 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _choice("engine.precision", self.precision, ("auto", "fp32", "bf16"))
-        _choice("engine.mode", self.mode, ("auto", "eager"))
+        _choice("engine.mode", self.mode, ("auto", "eager", "compile", "graph"))
+        _choice("engine.branches", self.branches, ("auto", "serial", "parallel"))
         _choice("engine.keep", self.keep, ("last", "best"))
         if self.log_every < 1:
             raise ValueError(f"recipe: engine.log_every must be 1 or more, got {self.log_every}")

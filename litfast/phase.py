@@ -112,6 +112,8 @@ class Branch:
         every: train at every n-th step only (a GAN's generator: 5).
         after: names of branches that must have been updated before this one's loss is computed.
         state: module whose buffers travel with the branch in checkpoints (an LSTM's hidden state).
+        needs: the module within `observe` after whose forward all is there that this branch reads and all is
+            done that touches its parameters and buffers (a teacher's section); None: all of `observe`.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Branch:
     every: int = 1
     after: tuple[str, ...] = ()
     state: nn.Module | None = None
+    needs: nn.Module | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -120,7 +120,16 @@ def test_set_below_a_value_is_refused(recipe: str) -> None:
             r"^recipe: engine.keep must be one of best, last, got 'bets'; did you mean 'best'\?$",
         ),
         ("engine.precision", "fp8", r"^recipe: engine.precision must be one of auto, bf16, fp32, got 'fp8'"),
-        ("engine.mode", "warp", r"^recipe: engine.mode must be one of auto, eager, got 'warp'"),
+        (
+            "engine.mode",
+            "warp",
+            r"^recipe: engine.mode must be one of auto, compile, eager, graph, got 'warp'",
+        ),
+        (
+            "engine.branches",
+            "all",
+            r"^recipe: engine.branches must be one of auto, parallel, serial, got 'all'",
+        ),
         ("engine.accumulate", 0, r"^recipe: engine.accumulate must be 1 or more, got 0$"),
         ("engine.accumulate", 7, r"^recipe: engine.accumulate must divide data.batch \d+, got 7$"),
         ("engine.ema", 1.0, r"^recipe: engine.ema must lie between 0 and 1, got 1.0$"),

@@ -31,7 +31,7 @@ def show(settings: Config, *, as_json: bool) -> None:
     _console.say(
         f"{settings.data.name}: {', '.join(f'{count} {name}' for name, count in samples.items())} images, "
         f"batch {settings.data.batch}; {engine.device}, {engine.precision}, {engine.threads} threads, "
-        f"mode {engine.mode}{_extras(engine)}; "
+        f"mode {engine.mode}, branches {engine.branches}{_extras(engine)}; "
         f"at least {_console.size(max(b.memory_bytes for b in branches))} of memory"
     )
 

@@ -79,9 +79,14 @@ def train(
     _apply(settings)
     experiment = build.experiment(settings)
     experiment.rehearse()
+    chosen = ""
     if not resume:
+        experiment, chosen = experiment.choose()
+        settings = experiment.config
+        if chosen:
+            _console.say(chosen, _console.err)
         run = RunDirectory.create(out or next_free(RUNS, Path(recipe).stem), overwrite=overwrite)
-    _note(run, settings, "running")
+    _note(run, settings, "running", chosen)
     run.write_config(config.dump(settings))
     seconds = _run(run, experiment, resume)
     results = _results.collect(run, experiment, seconds)
@@ -126,7 +131,9 @@ def _compare_backend(run: RunDirectory) -> None:
         _console.say(said, _console.err)
 
 
-def _note(run: RunDirectory, settings: config.Config, status: str) -> None:
+def _note(run: RunDirectory, settings: config.Config, status: str, chosen: str = "") -> None:
+    """run.json; `chosen`, what "auto" said at the start, stays from one writing to the next."""
+    before = run.read(MARK) if (run.path / MARK).exists() else {}
     run.write(
         "run.json",
         {
@@ -135,6 +142,7 @@ def _note(run: RunDirectory, settings: config.Config, status: str) -> None:
             "command": shlex.join(["litfast", *sys.argv[1:]]),
             "seed": settings.seed,
             "engine": asdict(settings.engine),
+            "auto": chosen or before.get("auto", ""),
             "backend": _backend(),
             "machine": machine.describe(),
         },
@@ -157,6 +165,8 @@ def _run(run: RunDirectory, experiment: build.Experiment, resume: bool) -> dict[
         log_every=engine.log_every,
         accumulate=engine.accumulate,
         ema=engine.ema,
+        mode=engine.mode,
+        branches=engine.branches,
     )
     seconds: dict[str, float] = {}
     started = time.perf_counter()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from litfast.data.loader import Batch
 from litfast.engine import optim
 from litfast.engine.average import Average
+from litfast.engine.lanes import Lanes, Serial
 from litfast.phase import Branch, Phase
+
+Function = Callable[..., Any]
 
 
 class Step:
@@ -27,6 +30,10 @@ class Step:
             norm sees parts.
         ema: decay of an average of the model's weights, kept beside; None keeps none.
         captured: the step will be captured (see `optim.make`).
+        lanes: where the branches run; None runs them one after another.
+
+    Attributes:
+        notes: what a faster way to run this step has to say; whoever reports it empties the list.
     """
 
     def __init__(
@@ -38,12 +45,16 @@ class Step:
         accumulate: int = 1,
         ema: float | None = None,
         captured: bool = False,
+        lanes: Lanes | None = None,
     ) -> None:
         self.phase = phase
         self.precision = precision
         self.device = device
         self.accumulate = accumulate
         self.stopped: set[str] = set()
+        self.notes: list[str] = []
+        self._lanes: Lanes = lanes or Serial()
+        self.wrap(lambda function: function)
         self.average = None if ema is None else Average(phase.model, ema)
         self.optimizers = {
             branch.name: optim.make(branch.params, branch.schedule, captured=captured)
@@ -77,18 +88,25 @@ class Step:
             if not any(parameter.requires_grad for parameter in module.parameters()):
                 module.eval()
 
-    def set_lr(self, due: Sequence[Branch], progress: float) -> None:
-        """The learning rates at `progress` epochs: all that a step takes from the host."""
+    def wrap(self, around: Callable[[Function], Function]) -> None:
+        """Put `around` around the phase's own functions: `observe` and every branch's loss."""
+        self._observe = around(self.phase.observe)
+        self._losses = {branch.name: around(branch.loss) for branch in self.phase.branches}
+
+    def set_lr(self, due: Sequence[Branch], progress: float, factor: float = 1.0) -> None:
+        """`factor` times the learning rates at `progress` epochs: all that a step takes from the host."""
         for branch in due:
-            optim.set_lr(self.optimizers[branch.name], branch.schedule.lr_at(progress))
+            optim.set_lr(self.optimizers[branch.name], factor * branch.schedule.lr_at(progress))
 
     def compute(self, batch: Batch, due: Sequence[Branch]) -> dict[str, Tensor]:
         """The step's work on the device: observe, then loss, backward and update of every branch in turn."""
-        with torch.no_grad(), autocast(self.device, self.precision):
-            observations = [self.phase.observe(part) for part in parts(batch, self.accumulate)]
+        with self._lanes.observing(due), torch.no_grad(), autocast(self.device, self.precision):
+            observations = [self._observe(part) for part in parts(batch, self.accumulate)]
         metrics: dict[str, Tensor] = {}
         for branch in due:
-            metrics.update(self._train(branch, observations))
+            with self._lanes.running(branch):
+                metrics.update(self._train(branch, observations))
+        self._lanes.join()
         if self.average is not None:
             self.average.update()
         return metrics
@@ -141,7 +159,7 @@ class Step:
     def _backward(self, branch: Branch, observation: Any) -> dict[str, Tensor]:
         """Add the gradient of one part of the batch; its losses, detached."""
         with autocast(self.device, self.precision):
-            losses = branch.loss(observation)
+            losses = self._losses[branch.name](observation)
         loss = losses["loss"] if self.accumulate == 1 else losses["loss"] / self.accumulate
         loss.backward()
         return {name: value.detach() for name, value in losses.items()}

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from litfast.data.loader import Loader
+from litfast.engine import modes
 from litfast.engine.evaluate import Evaluation, evaluate
 from litfast.engine.meters import Journal, Sums, Window, first_non_finite
+from litfast.engine.modes import Runner
 from litfast.engine.patience import exhausted, updated, validation_losses
 from litfast.engine.report import Report
 from litfast.engine.step import Step, prepared
@@ -35,6 +37,8 @@ def train(
     log_every: int = 20,
     accumulate: int = 1,
     ema: float | None = None,
+    mode: str = "eager",
+    branches: str = "serial",
 ) -> Iterator[Report]:
     """Run every phase of a method. A generator: the caller prints, logs and stops (`close()`).
 
@@ -56,6 +60,10 @@ def train(
             one part take memory, the step stays that of the whole batch (up to batch norm).
         ema: decay of an exponential moving average of the weights, which every phase starts anew. The average
             is what is validated and what the phase ends with; training itself never sees it.
+        mode: "eager"; "compile": losses and observation under torch.compile; "graph": the whole step captured
+            and replayed (CUDA). The faster two are checked against eager steps first, and leave it to them
+            with a note where they fail.
+        branches: "serial", or "parallel": each branch on a CUDA stream of its own.
 
     Raises:
         ValueError: unknown option, `resume` without `out`, checkpoints in `out` without `resume`, or those of
@@ -89,7 +97,14 @@ def train(
         precision=precision,
         keep=keep,
         log_every=log_every,
-        step={"precision": precision, "accumulate": accumulate, "ema": ema},
+        step={
+            "precision": precision,
+            "accumulate": accumulate,
+            "ema": ema,
+            "mode": mode,
+            "branches": branches,
+            "rows": log_every,
+        },
         store=store,
     )
     return run.phases(phases, resume)
@@ -105,7 +120,7 @@ class _Run:
     precision: str
     keep: str
     log_every: int
-    step: dict[str, Any]  # options of Step
+    step: dict[str, Any]  # options of the step and of how it is run
     store: Store
     journal: Journal = field(default_factory=lambda: Journal(None))
     best_weights: Weights | None = None
@@ -127,20 +142,21 @@ class _Run:
                         at = self.store.restore_finished(phase, at.index)
                         yield self._report("phase", phase, at, restored=True)
                         continue
-                    step = Step(phase, device=device, **self.step)
+                    modes.check(self.step["mode"], self.step["branches"], device)
+                    step, runner = modes.make(phase, device, **self.step)
                     torch.manual_seed(self.seed + at.index)
                     self.best_weights = None
                     if newest is not None and under_way and at.index == reached.index:
                         at, self.best_weights = self.store.restore(phase, step, newest)
                         step.stop(exhausted(phase.branches, at.waits))
-                    yield from self._phase(phase, at, step)
+                    yield from self._phase(phase, at, step, runner)
         finally:
             self.journal.close()
 
-    def _phase(self, phase: Phase, at: Progress, step: Step) -> Iterator[Report]:
+    def _phase(self, phase: Phase, at: Progress, step: Step, runner: Runner) -> Iterator[Report]:
         _check_patience(phase, self.val)
         while at.epoch < phase.epochs and step.active:
-            yield from self._epoch(phase, at, step)
+            yield from self._epoch(phase, at, step, runner)
             at.epoch, at.step = at.epoch + 1, 0
             found = self._validate(phase, at, step)
             means = {**Sums(at.sums).means(self.data.batch), **found}
@@ -156,11 +172,13 @@ class _Run:
         self.store.finish(at, phase, self.journal.offset)
         yield self._report("phase", phase, at)
 
-    def _epoch(self, phase: Phase, at: Progress, step: Step) -> Iterator[Report]:
+    def _epoch(self, phase: Phase, at: Progress, step: Step, runner: Runner) -> Iterator[Report]:
         """The rest of epoch `at.epoch` from step `at.step`; closing the generator saves a checkpoint."""
         window, started, first = Window(), time.perf_counter(), at.step
         for batch in self.data.batches(at.first_epoch + at.epoch, at.step):
-            metrics = step(batch, step=at.global_step, progress=at.epoch + at.step / self.data.steps)
+            metrics = runner(batch, step=at.global_step, progress=at.epoch + at.step / self.data.steps)
+            self.notes += step.notes
+            step.notes.clear()
             window.add(at.global_step, metrics)
             at.step, at.global_step = at.step + 1, at.global_step + 1
             means: Mapping[str, float] = {}

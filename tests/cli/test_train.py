@@ -52,8 +52,26 @@ def test_the_saved_student_loads_strictly_into_the_plain_model(finished: Path) -
 
 def test_the_resolved_config_has_no_auto_and_runs_again(finished: Path) -> None:
     settings = config.load(str(finished / "config.toml"))
-    assert "auto" not in (settings.engine.device, settings.engine.precision, settings.engine.mode)
-    assert settings.engine.threads == 1
+    engine = settings.engine
+    assert "auto" not in (engine.device, engine.precision, engine.mode, engine.branches)
+    assert engine.threads == 1
+
+
+def test_what_auto_chose_is_said_and_stays_with_the_run(
+    recipe: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    words = ("--device", "cpu", "--set", "finetune.epochs=0", "--set", "teacher.train.epochs=1")
+    out = tmp_path / "run"
+    result = litfast("train", recipe, *words, "--out", out)
+    assert "auto: eager (all steps of the run: eager" in result.stderr
+    assert "too short a run to try compile" in result.stderr
+    mark = json.loads((out / "run.json").read_text())
+    assert mark["auto"] in " ".join(result.stderr.split())
+    assert (mark["engine"]["mode"], mark["engine"]["branches"]) == ("eager", "serial")
+    (out / "run.json").write_text(json.dumps(mark | {"status": "running"}))
+    resumed = litfast("train", "--resume", "--out", out)
+    assert resumed.exit_code == 0 and "auto:" not in resumed.stderr
+    assert json.loads((out / "run.json").read_text())["auto"] == mark["auto"]
 
 
 def test_a_finished_run_is_not_overwritten_unless_asked(
@@ -91,7 +109,7 @@ def test_the_plan_names_precision_mode_and_how_a_step_is_made(recipe: Path, litf
     words = ("engine.accumulate=2", "engine.ema=0.99", "sections.optimizer=adamw", "sections.clip=1")
     sets = [part for word in words for part in ("--set", word)]
     said = " ".join(litfast("train", recipe, "--dry-run", *sets).stdout.split())
-    assert "fp32, 1 threads, mode eager, 2 parts a step, ema 0.99" in said
+    assert "fp32, 1 threads, mode auto, branches auto, 2 parts a step, ema 0.99" in said
     document = json.loads(litfast("train", recipe, "--dry-run", "--json", *sets).stdout)
     assert (document["engine"]["accumulate"], document["engine"]["ema"]) == (2, 0.99)
     schedules = {
@@ -151,6 +169,7 @@ def test_patience_without_validation_samples_is_refused_before_training(
             2,
             "student.init must be 'random' where student.weights are given",
         ),
+        (["--set", "engine.mode=graph", "--device", "cpu"], 1, "mode graph must have a CUDA device, got cpu"),
         (["--set", "sections.patience=-1"], 2, "patience must be 0 or more, got -1"),
         (["--resume", "--overwrite"], 2, "--resume must come alone"),
         (["--device", "cuda:7"], 2, "device must be one that this machine has"),
