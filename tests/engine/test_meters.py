@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from litfast.engine.meters import Journal, Sums, Window, first_non_finite
+from litfast.engine.meters import Journal, Ring, Sums, Window, first_non_finite
 
 
 def test_a_window_gives_every_value_with_its_step_and_is_empty_afterwards() -> None:
