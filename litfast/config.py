@@ -74,6 +74,7 @@ class EngineConfig:
 
     device: str = "auto"
     precision: str = "auto"
+    teacher_precision: str = "auto"  # of the teacher's forward pass; auto: that of the step
     mode: str = "auto"
     threads: int | None = None
     deterministic: bool = False
@@ -82,6 +83,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _choice("engine.precision", self.precision, ("auto", "fp32", "bf16"))
+        _choice("engine.teacher_precision", self.teacher_precision, ("auto", "fp32", "bf16"))
         _choice("engine.mode", self.mode, ("auto", "eager"))
         _choice("engine.keep", self.keep, ("last", "best"))
         if self.log_every < 1:
