@@ -89,6 +89,7 @@ class EngineConfig:
 
     device: str = "auto"
     precision: str = "auto"
+    teacher_precision: str = "auto"  # of the teacher's forward pass; auto: that of the step
     mode: str = "auto"
     branches: str = "auto"
     accumulate: int = 1
@@ -100,6 +101,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _choice("engine.precision", self.precision, ("auto", "fp32", "bf16"))
+        _choice("engine.teacher_precision", self.teacher_precision, ("auto", "fp32", "bf16"))
         _choice("engine.mode", self.mode, ("auto", "eager", "compile", "graph"))
         _choice("engine.branches", self.branches, ("auto", "serial", "parallel"))
         _choice("engine.keep", self.keep, ("last", "best"))
