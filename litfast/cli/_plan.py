@@ -30,7 +30,8 @@ def show(settings: Config, *, as_json: bool) -> None:
     engine = settings.engine
     _console.say(
         f"{settings.data.name}: {', '.join(f'{count} {name}' for name, count in samples.items())} images, "
-        f"batch {settings.data.batch}; {engine.device}, {engine.precision}, {engine.threads} threads, "
+        f"batch {settings.data.batch}; {engine.device}, {engine.precision}{_teacher(settings)}, "
+        f"{engine.threads} threads, "
         f"mode {engine.mode}, branches {engine.branches}{_extras(engine)}; "
         f"at least {_console.size(max(b.memory_bytes for b in branches))} of memory"
     )
@@ -58,6 +59,10 @@ def _optimizer(schedule: Schedule) -> str:
     clip = "" if schedule.clip is None else f", clip {schedule.clip:g}"
     patience = "" if not schedule.patience else f", patience {schedule.patience}"
     return f"{schedule.optimizer} {schedule.lr:g} {schedule.schedule}{clip}{patience}"
+
+
+def _teacher(settings: Config) -> str:
+    return "" if settings.teacher is None else f" (teacher {settings.engine.teacher_precision})"
 
 
 def _extras(engine: EngineConfig) -> str:

@@ -109,7 +109,7 @@ def test_the_plan_names_precision_mode_and_how_a_step_is_made(recipe: Path, litf
     words = ("engine.accumulate=2", "engine.ema=0.99", "sections.optimizer=adamw", "sections.clip=1")
     sets = [part for word in words for part in ("--set", word)]
     said = " ".join(litfast("train", recipe, "--dry-run", *sets).stdout.split())
-    assert "fp32, 1 threads, mode auto, branches auto, 2 parts a step, ema 0.99" in said
+    assert "fp32 (teacher fp32), 1 threads, mode auto, branches auto, 2 parts a step, ema 0.99" in said
     document = json.loads(litfast("train", recipe, "--dry-run", "--json", *sets).stdout)
     assert (document["engine"]["accumulate"], document["engine"]["ema"]) == (2, 0.99)
     schedules = {
@@ -136,6 +136,21 @@ def test_one_section_of_a_finished_run_is_trained_alone(
     moved = {key for key, value in after.items() if not torch.equal(value, before[key])}
     assert moved and all(key.startswith("layer2.") for key in moved)
     assert {key for key in before if key.startswith("layer2.") and "num_batches" not in key} <= moved
+
+
+def test_the_teachers_precision_is_set_and_its_agreement_said(
+    finished: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    words = {"teacher.weights": finished / "teacher.safetensors", "teacher.train": "none"}
+    sets = [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
+    words = {"engine.precision": "bf16", "sections.epochs": 1, "finetune.epochs": 0}
+    sets += [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
+    sets += ["--teacher-precision", "fp32"]
+    result = litfast("train", finished / "config.toml", *sets, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "teacher in fp32: relative error of its irs " in result.stderr
+    engine = config.load(str(tmp_path / "run" / "config.toml")).engine
+    assert (engine.precision, engine.teacher_precision) == ("bf16", "fp32")
 
 
 def test_patience_without_validation_samples_is_refused_before_training(
@@ -171,6 +186,8 @@ def test_patience_without_validation_samples_is_refused_before_training(
         ),
         (["--set", "engine.mode=graph", "--device", "cpu"], 1, "mode graph must have a CUDA device, got cpu"),
         (["--set", "sections.patience=-1"], 2, "patience must be 0 or more, got -1"),
+        (["--teacher-precision", "fp8"], 2, "engine.teacher_precision must be one of auto, bf16, fp32"),
+        (["--resume", "--teacher-precision", "fp32"], 2, "--resume must come alone"),
         (["--resume", "--overwrite"], 2, "--resume must come alone"),
         (["--device", "cuda:7"], 2, "device must be one that this machine has"),
     ],
