@@ -15,9 +15,11 @@ from litfast.config import Config, DataConfig, StudentConfig, TeacherConfig, coe
 from litfast.data import sets
 from litfast.data.resident import ResidentLoader
 from litfast.data.sets import Images, ImageSet
+from litfast.engine import auto, modes
 from litfast.engine.plan import BranchPlan, plan
 from litfast.methods import METHODS, scratch
 from litfast.models import create
+from litfast.models.inference import Agreement, Inference, agreement
 from litfast.models.pairing import check_pair
 from litfast.models.sectioned import SectionedModel
 from litfast.models.weights import load_weights
@@ -25,6 +27,7 @@ from litfast.phase import Phase, Schedule
 from litfast.registry import unknown
 
 EVAL_BATCH = 128
+COMPOSED = ("name", "student_init", "observe")  # options of methods that no recipe gives under [method]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,27 +52,67 @@ class Experiment:
             yield from scratch(self.teacher, train=self.config.teacher.train, name="teacher")
         yield from method(self.config, self.teacher, self.student)
 
+    def agreement(self) -> Agreement | None:
+        """How far the teacher as a program is from the plain one, on one batch; None without a teacher."""
+        if self.teacher is None:
+            return None
+        place = torch.device(self.config.engine.device)
+        teacher = copy.deepcopy(self.teacher).to(place).eval()
+        images = next(iter(self.train.batches(0))).images
+        return agreement(Inference(teacher, precision=self.config.engine.teacher_precision), images)
+
     def rehearse(self) -> list[BranchPlan]:
         """Every loss of every phase once, on copies: whatever can go wrong in a step goes wrong here."""
-        twin = replace(self, teacher=copy.deepcopy(self.teacher), student=copy.deepcopy(self.student))
         engine = self.config.engine
-        return list(
-            plan(twin.phases(), self.train, device=torch.device(engine.device), precision=engine.precision)
+        for way in self._ways():
+            modes.check(*way, torch.device(engine.device))
+        plans = list(
+            plan(
+                self._twin().phases(),
+                self.train,
+                device=torch.device(engine.device),
+                precision=engine.precision,
+                accumulate=engine.accumulate,
+            )
         )
+        if self.val is None and any(branch.schedule.patience for branch in plans):
+            raise ValueError("recipe: patience must come with validation samples, got none (data.val)")
+        return plans
+
+    def choose(self) -> tuple[Experiment, str]:
+        """This experiment with engine.mode and engine.branches settled, and one line of what was measured."""
+        engine = self.config.engine
+        options = {"precision": engine.precision, "accumulate": engine.accumulate, "ema": engine.ema}
+        found = auto.choose(
+            lambda: self._twin().phases(),
+            self.train,
+            device=torch.device(engine.device),
+            candidates=self._ways(),
+            options=options,
+        )
+        settled = replace(engine, mode=found.mode, branches=found.branches)
+        return replace(self, config=replace(self.config, engine=settled)), found.said
+
+    def _ways(self) -> list[auto.Way]:
+        engine = self.config.engine
+        return auto.ways(engine.mode, engine.branches, torch.device(engine.device))
+
+    def _twin(self) -> Experiment:
+        """The same on copies of the models, which may be trained."""
+        return replace(self, teacher=copy.deepcopy(self.teacher), student=copy.deepcopy(self.student))
 
 
 def resolve(config: Config) -> Config:
-    """Every "auto" and every default that depends on the machine, made explicit."""
+    """Every default that depends on the machine; `Experiment.choose` settles those that are measured."""
     engine = config.engine
     place = device(engine.device)
     precision = engine.precision
     if precision == "auto":
         precision = "bf16" if _fast_bf16(place) else "fp32"
+    teacher_precision = precision if engine.teacher_precision == "auto" else engine.teacher_precision
     threads = engine.threads or torch.get_num_threads()
-    mode = "eager" if engine.mode == "auto" else engine.mode
-    return replace(
-        config, engine=replace(engine, device=place, precision=precision, threads=threads, mode=mode)
-    )
+    engine = replace(engine, device=place, precision=precision, threads=threads)
+    return replace(config, engine=replace(engine, teacher_precision=teacher_precision))
 
 
 def device(name: str) -> str:
@@ -100,6 +143,8 @@ def experiment(config: Config) -> Experiment:
     student = model(config.student, images)
     if teacher is not None and config.teacher is not None and config.teacher.weights is not None:
         load_weights(teacher, config.teacher.weights)
+    if config.student.weights is not None:
+        load_weights(student, config.student.weights)
     if teacher is not None and config.method.name == "lit":
         check_pair(teacher, student, torch.zeros(2, *images.train.images.shape[1:]))
     return Experiment(
@@ -150,7 +195,10 @@ def method(config: Config, teacher: SectionedModel | None, student: SectionedMod
     function = METHODS[config.method.name]
     models = {"teacher": teacher, "student": student}
     positional = [models[name] for name in inspect.signature(function).parameters if name in models]
-    return function(*positional, **method_options(config))
+    options = method_options(config)
+    if teacher is not None and "observe" in inspect.signature(function).parameters:
+        options["observe"] = Inference(teacher, precision=config.engine.teacher_precision)
+    return function(*positional, **options)
 
 
 def method_options(config: Config) -> dict[str, Any]:
@@ -160,7 +208,7 @@ def method_options(config: Config) -> dict[str, Any]:
     hints = typing.get_type_hints(function)
     keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     phases = [p.name for p in keywords if hints[p.name] is Schedule]
-    options = [p.name for p in keywords if p.name not in phases and p.name not in ("name", "student_init")]
+    options = [p.name for p in keywords if p.name not in phases and p.name not in COMPOSED]
     if "teacher" in hints and config.teacher is None:
         raise ValueError(f"recipe: a [teacher] table must be given for method {name!r}, got none")
     for key in config.phases:

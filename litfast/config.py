@@ -52,12 +52,22 @@ class TeacherConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentConfig:
-    """The shallow model. `init`: random, or teacher (evenly spaced blocks of each teacher section)."""
+    """The shallow model. `init`: random, or teacher (evenly spaced blocks of each teacher section).
+
+    `weights`: a file to start from instead, e.g. `student.safetensors` of a run.
+    """
 
     model: str
     blocks: tuple[int, ...] | None = None
     option: str = "A"
     init: str = "random"
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.init != "random":
+            raise ValueError(
+                f"recipe: student.init must be 'random' where student.weights are given, got {self.init!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,11 +80,20 @@ class MethodConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineConfig:
-    """How it runs. "auto" is resolved once, stored in the run and reused on resume."""
+    """How it runs. "auto" is resolved once, stored in the run and reused on resume.
+
+    `mode` is eager, compile or graph, `branches` serial or parallel: "auto" measures and says what it chose.
+    `accumulate` parts of the batch go through the models one by one before the update: less memory, the same
+    step. `ema` is the decay of an average of the weights (none without it), as `litfast.train` describes it.
+    """
 
     device: str = "auto"
     precision: str = "auto"
+    teacher_precision: str = "auto"  # of the teacher's forward pass; auto: that of the step
     mode: str = "auto"
+    branches: str = "auto"
+    accumulate: int = 1
+    ema: float | None = None
     threads: int | None = None
     deterministic: bool = False
     keep: str = "last"
@@ -82,10 +101,16 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _choice("engine.precision", self.precision, ("auto", "fp32", "bf16"))
-        _choice("engine.mode", self.mode, ("auto", "eager"))
+        _choice("engine.teacher_precision", self.teacher_precision, ("auto", "fp32", "bf16"))
+        _choice("engine.mode", self.mode, ("auto", "eager", "compile", "graph"))
+        _choice("engine.branches", self.branches, ("auto", "serial", "parallel"))
         _choice("engine.keep", self.keep, ("last", "best"))
         if self.log_every < 1:
             raise ValueError(f"recipe: engine.log_every must be 1 or more, got {self.log_every}")
+        if self.accumulate < 1:
+            raise ValueError(f"recipe: engine.accumulate must be 1 or more, got {self.accumulate}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"recipe: engine.ema must lie between 0 and 1, got {self.ema}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +124,13 @@ class Config:
     method: MethodConfig = field(default_factory=MethodConfig)
     phases: dict[str, Schedule] = field(default_factory=dict)
     engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.batch % self.engine.accumulate:
+            raise ValueError(
+                f"recipe: engine.accumulate must divide data.batch {self.data.batch}, "
+                f"got {self.engine.accumulate}"
+            )
 
 
 def recipes() -> dict[str, Path]:

@@ -32,6 +32,9 @@ class Schedule:
         lr: peak learning rate.
         optimizer: sgd (with `momentum`), adam, adamw (with `betas`) or rmsprop.
         milestones: whole epochs at which `steps` multiplies the learning rate by `gamma`.
+        clip: largest 2-norm of the branch's gradients taken as one vector; None leaves them as they are.
+        patience: stop a branch (it is frozen and leaves the step) when its loss on the validation samples has
+            not improved for this many epochs; 0 never does. A phase is over when all its branches are.
     """
 
     epochs: int
@@ -45,20 +48,30 @@ class Schedule:
     gamma: float = 0.1
     warmup: int = 0
     warmup_factor: float = 0.1
+    clip: float | None = None
+    patience: int = 0
 
     def __post_init__(self) -> None:
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
-        if self.epochs < 0:
-            raise ValueError(f"Schedule: epochs must be 0 or more, got {self.epochs}")
+        for what in ("epochs", "patience"):
+            if getattr(self, what) < 0:
+                raise ValueError(f"Schedule: {what} must be 0 or more, got {getattr(self, what)}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"Schedule: lr must be positive and finite, got {self.lr}")
+        if self.clip is not None and not (self.clip > 0 and math.isfinite(self.clip)):
+            raise ValueError(f"Schedule: clip must be positive and finite, got {self.clip}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"Schedule: momentum must be at least 0 and below 1, got {self.momentum}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"Schedule: betas must be two numbers from 0 to below 1, got {list(self.betas)}")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise ValueError(f"Schedule: weight_decay must be 0 or more and finite, got {self.weight_decay}")
         if bool(self.milestones) != (self.schedule == "steps"):
             raise ValueError(
                 "Schedule: milestones must be given with schedule 'steps' and only there, "
                 f"got schedule {self.schedule!r} and milestones {list(self.milestones)}"
             )
-
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"Schedule: milestones must ascend, got {list(self.milestones)}")
 
@@ -99,6 +112,8 @@ class Branch:
         every: train at every n-th step only (a GAN's generator: 5).
         after: names of branches that must have been updated before this one's loss is computed.
         state: module whose buffers travel with the branch in checkpoints (an LSTM's hidden state).
+        needs: the module within `observe` after whose forward all is there that this branch reads and all is
+            done that touches its parameters and buffers (a teacher's section); None: all of `observe`.
     """
 
     name: str
@@ -108,6 +123,7 @@ class Branch:
     every: int = 1
     after: tuple[str, ...] = ()
     state: nn.Module | None = None
+    needs: nn.Module | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

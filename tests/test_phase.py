@@ -62,6 +62,11 @@ def test_warmup_scales_the_peak_and_then_joins_the_schedule() -> None:
         ({"lr": 0.0}, "Schedule: lr must be positive and finite, got 0.0"),
         ({"lr": float("inf")}, "Schedule: lr must be positive and finite, got inf"),
         ({"lr": float("nan")}, "Schedule: lr must be positive and finite, got nan"),
+        ({"clip": 0.0}, "Schedule: clip must be positive and finite, got 0.0"),
+        ({"clip": float("inf")}, "Schedule: clip must be positive and finite, got inf"),
+        ({"momentum": 1.0}, "Schedule: momentum must be at least 0 and below 1, got 1.0"),
+        ({"betas": (0.9, 1.5)}, r"Schedule: betas must be two numbers .* below 1, got \[0.9, 1.5\]"),
+        ({"weight_decay": -1e-4}, "Schedule: weight_decay must be 0 or more and finite, got -0.0001"),
         (
             {"schedule": "steps"},
             r"Schedule: milestones must be given with schedule 'steps' .* milestones \[\]",

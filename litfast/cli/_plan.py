@@ -9,8 +9,9 @@ from rich.table import Table
 
 from litfast import build
 from litfast.cli import _console
-from litfast.config import Config
+from litfast.config import Config, EngineConfig
 from litfast.engine.plan import BranchPlan
+from litfast.phase import Schedule
 
 
 def show(settings: Config, *, as_json: bool) -> None:
@@ -29,8 +30,10 @@ def show(settings: Config, *, as_json: bool) -> None:
     engine = settings.engine
     _console.say(
         f"{settings.data.name}: {', '.join(f'{count} {name}' for name, count in samples.items())} images, "
-        f"batch {settings.data.batch}; {engine.device}, {engine.precision}, {engine.threads} threads, "
-        f"{engine.mode}; at least {_console.size(max(b.memory_bytes for b in branches))} of memory"
+        f"batch {settings.data.batch}; {engine.device}, {engine.precision}{_teacher(settings)}, "
+        f"{engine.threads} threads, "
+        f"mode {engine.mode}, branches {engine.branches}{_extras(engine)}; "
+        f"at least {_console.size(max(b.memory_bytes for b in branches))} of memory"
     )
 
 
@@ -44,12 +47,27 @@ def _table(branches: list[BranchPlan]) -> Table:
             b.branch,
             str(b.schedule.epochs),
             str(b.steps),
-            f"{b.schedule.optimizer} {b.schedule.lr:g} {b.schedule.schedule}",
+            _optimizer(b.schedule),
             f"{b.parameters:,}",
             _console.size(b.activation_bytes),
             _console.size(b.memory_bytes),
         )
     return table
+
+
+def _optimizer(schedule: Schedule) -> str:
+    clip = "" if schedule.clip is None else f", clip {schedule.clip:g}"
+    patience = "" if not schedule.patience else f", patience {schedule.patience}"
+    return f"{schedule.optimizer} {schedule.lr:g} {schedule.schedule}{clip}{patience}"
+
+
+def _teacher(settings: Config) -> str:
+    return "" if settings.teacher is None else f" (teacher {settings.engine.teacher_precision})"
+
+
+def _extras(engine: EngineConfig) -> str:
+    parts = "" if engine.accumulate == 1 else f", {engine.accumulate} parts a step"
+    return parts + ("" if engine.ema is None else f", ema {engine.ema:g}")
 
 
 def _row(branch: BranchPlan) -> dict[str, Any]:

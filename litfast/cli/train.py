@@ -41,6 +41,9 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Refuse nondeterministic kernels.")
     ] = False,
+    teacher_precision: Annotated[
+        str | None, typer.Option(help="auto, fp32 (exact) or bf16, of the teacher's forward pass.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print phases, branches, memory; train nothing.")
     ] = False,
@@ -61,9 +64,10 @@ def train(
         litfast train --resume --out runs/mine
     """
     with _console.usage():
-        if resume and (overwrite or sets or seed is not None):
+        if resume and (overwrite or sets or seed is not None or teacher_precision is not None):
             raise ValueError(
-                "train: --resume must come alone (a run keeps its recipe), got --overwrite, --set or --seed"
+                "train: --resume must come alone (a run keeps its recipe), "
+                "got --overwrite, --set, --seed or --teacher-precision"
             )
         if resume:
             run = RunDirectory.open(out or latest_unfinished(RUNS, Path(recipe).stem))
@@ -71,7 +75,7 @@ def train(
             _compare_backend(run)
             settings = config.parse(run.config())
         else:
-            settings = _settings(recipe, sets or [], device, seed, deterministic)
+            settings = _settings(recipe, sets or [], device, seed, deterministic, teacher_precision)
         build.method_options(settings)
     if dry_run:
         _plan.show(settings, as_json=as_json)
@@ -79,9 +83,15 @@ def train(
     _apply(settings)
     experiment = build.experiment(settings)
     experiment.rehearse()
+    _say_agreement(experiment)
+    chosen = ""
     if not resume:
+        experiment, chosen = experiment.choose()
+        settings = experiment.config
+        if chosen:
+            _console.say(chosen, _console.err)
         run = RunDirectory.create(out or next_free(RUNS, Path(recipe).stem), overwrite=overwrite)
-    _note(run, settings, "running")
+    _note(run, settings, "running", chosen)
     run.write_config(config.dump(settings))
     seconds = _run(run, experiment, resume)
     results = _results.collect(run, experiment, seconds)
@@ -90,7 +100,12 @@ def train(
 
 
 def _settings(
-    recipe: str, sets: list[str], device: str | None, seed: int | None, deterministic: bool
+    recipe: str,
+    sets: list[str],
+    device: str | None,
+    seed: int | None,
+    deterministic: bool,
+    teacher_precision: str | None,
 ) -> config.Config:
     settings = config.load(recipe, sets)
     engine = settings.engine
@@ -98,6 +113,8 @@ def _settings(
         engine = replace(engine, device=device)
     if deterministic:
         engine = replace(engine, deterministic=True)
+    if teacher_precision is not None:
+        engine = replace(engine, teacher_precision=teacher_precision)
     return build.resolve(replace(settings, engine=engine, seed=settings.seed if seed is None else seed))
 
 
@@ -126,7 +143,22 @@ def _compare_backend(run: RunDirectory) -> None:
         _console.say(said, _console.err)
 
 
-def _note(run: RunDirectory, settings: config.Config, status: str) -> None:
+def _say_agreement(experiment: build.Experiment) -> None:
+    """How exact the teacher's fast program is; a teacher that is yet to be trained has nothing to say."""
+    teacher = experiment.config.teacher
+    found = experiment.agreement() if teacher is not None and teacher.train is None else None
+    if found is None:
+        return
+    irs = ", ".join(f"{error:.1e}" for error in found.irs)
+    plain = f"; not fused: {', '.join(found.plain)}" if found.plain else ""
+    precision = experiment.config.engine.teacher_precision
+    said = f"teacher in {precision}: relative error of its irs {irs}, of its logits {found.logits:.1e}{plain}"
+    _console.say(said, _console.err)
+
+
+def _note(run: RunDirectory, settings: config.Config, status: str, chosen: str = "") -> None:
+    """run.json; `chosen`, what "auto" said at the start, stays from one writing to the next."""
+    before = run.read(MARK) if (run.path / MARK).exists() else {}
     run.write(
         "run.json",
         {
@@ -135,6 +167,7 @@ def _note(run: RunDirectory, settings: config.Config, status: str) -> None:
             "command": shlex.join(["litfast", *sys.argv[1:]]),
             "seed": settings.seed,
             "engine": asdict(settings.engine),
+            "auto": chosen or before.get("auto", ""),
             "backend": _backend(),
             "machine": machine.describe(),
         },
@@ -155,12 +188,18 @@ def _run(run: RunDirectory, experiment: build.Experiment, resume: bool) -> dict[
         precision=engine.precision,
         keep=engine.keep,
         log_every=engine.log_every,
+        accumulate=engine.accumulate,
+        ema=engine.ema,
+        mode=engine.mode,
+        branches=engine.branches,
     )
     seconds: dict[str, float] = {}
     started = time.perf_counter()
     with _console.Stop().listening() as stop, _progress.Display() as display:
         for report in reports:
             display.show(report)
+            for line in report.notes:
+                _console.say(line, _console.err)
             if report.kind == "phase":
                 seconds[report.phase] = time.perf_counter() - started
                 started = time.perf_counter()

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from litfast.engine.evaluate import Evaluation as Evaluation
 from litfast.engine.evaluate import evaluate as evaluate
-from litfast.engine.train import Report as Report
+from litfast.engine.report import Report as Report
 from litfast.engine.train import train as train

@@ -33,6 +33,40 @@ class Window:
         return series
 
 
+class Ring:
+    """Metrics of the last `rows` steps, written on the device: a captured step can write, nobody waits.
+
+    `write` is device work and belongs into the capture; `take` follows on the host which row came last.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._names: list[str] = []
+        self._buffer = torch.empty(0)
+        self._position = torch.empty(0)
+        self._next = 0
+
+    def write(self, metrics: Mapping[str, Tensor]) -> None:
+        row = torch.stack([value.double() for value in metrics.values()])
+        if not self._names:  # the first time, before any capture
+            self._names = list(metrics)
+            self._buffer = row.new_zeros(self._rows, len(metrics))
+            self._position = torch.zeros(1, dtype=torch.int64, device=row.device)
+        self._buffer.index_copy_(0, self._position, row[None])
+        self._position.add_(1).remainder_(self._rows)
+
+    def take(self) -> dict[str, Tensor]:
+        """What the last `write` wrote, as views of its row."""
+        row = self._buffer[self._next]
+        self._next = (self._next + 1) % self._rows
+        return dict(zip(self._names, row.unbind(), strict=True))
+
+    def rewind(self) -> None:
+        """Start again at the first row."""
+        self._position.zero_()
+        self._next = 0
+
+
 class Sums:
     """Running sums of an epoch's metrics; plain numbers, so that a checkpoint can hold them."""
 

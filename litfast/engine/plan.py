@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from litfast.data.loader import Loader
 from litfast.engine import optim
-from litfast.engine.step import autocast, prepared
+from litfast.engine.step import autocast, parts, prepared
 from litfast.phase import Branch, Phase, Schedule
 
 STATES = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 2}  # tensors an optimizer keeps for a parameter
@@ -19,7 +19,7 @@ STATES = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 2}  # tensors an optimizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchPlan:
-    """A branch: `activation_bytes` are saved for its backward at the training batch."""
+    """A branch: `activation_bytes` are saved for its backward at one part of the training batch."""
 
     phase: str
     branch: str
@@ -40,10 +40,10 @@ class BranchPlan:
 
 
 def plan(
-    phases: Iterable[Phase], data: Loader, *, device: torch.device, precision: str
+    phases: Iterable[Phase], data: Loader, *, device: torch.device, precision: str, accumulate: int = 1
 ) -> Iterator[BranchPlan]:
-    """Walk through the phases without training; each branch's loss is computed once, on one batch."""
-    batch = next(iter(data.batches(0)))
+    """Walk through the phases without training; each branch's loss is computed once, on a part of a batch."""
+    batch = parts(next(iter(data.batches(0))), accumulate)[0]
     for phase in phases:
         with prepared(phase, device):
             with torch.no_grad(), autocast(device, precision):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from litfast.data.loader import Batch
 from litfast.engine import optim
+from litfast.engine.average import Average
+from litfast.engine.lanes import Lanes, Serial
 from litfast.phase import Branch, Phase
+
+Function = Callable[..., Any]
 
 
 class Step:
@@ -21,62 +25,161 @@ class Step:
         phase: what trains.
         precision: "fp32", or "bf16" (autocast; losses, batch-norm statistics and optimizer state stay fp32).
         device: where the model lives.
+        accumulate: equal parts of a batch that go through the models one by one; a branch's gradient is the
+            mean over the parts, which for losses that are means is the gradient of the whole batch. Batch
+            norm sees parts.
+        ema: decay of an average of the model's weights, kept beside; None keeps none.
+        captured: the step will be captured (see `optim.make`).
+        lanes: where the branches run; None runs them one after another.
+
+    Attributes:
+        notes: what a faster way to run this step has to say; whoever reports it empties the list.
     """
 
-    def __init__(self, phase: Phase, *, precision: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        phase: Phase,
+        *,
+        precision: str,
+        device: torch.device,
+        accumulate: int = 1,
+        ema: float | None = None,
+        captured: bool = False,
+        lanes: Lanes | None = None,
+    ) -> None:
         self.phase = phase
         self.precision = precision
         self.device = device
+        self.accumulate = accumulate
+        self.stopped: set[str] = set()
+        self.notes: list[str] = []
+        self._lanes: Lanes = lanes or Serial()
+        self.wrap(lambda function: function)
+        self.average = None if ema is None else Average(phase.model, ema)
         self.optimizers = {
-            branch.name: optim.make(branch.params, branch.schedule) for branch in phase.branches
+            branch.name: optim.make(branch.params, branch.schedule, captured=captured)
+            for branch in phase.branches
         }
 
     def __call__(self, batch: Batch, *, step: int, progress: float) -> dict[str, Tensor]:
         """Train on one batch, at the learning rates of `progress` epochs. Metrics stay on the device."""
-        with torch.no_grad(), autocast(self.device, self.precision):
-            observation = self.phase.observe(batch)
+        due = self.due(step)
+        self.set_lr(due, progress)
+        return self.compute(batch, due)
+
+    def due(self, step: int) -> tuple[Branch, ...]:
+        """The branches that train at this step."""
+        return tuple(branch for branch in self.active if step % branch.every == 0)
+
+    @property
+    def active(self) -> tuple[Branch, ...]:
+        """The branches that have not been stopped."""
+        return tuple(branch for branch in self.phase.branches if branch.name not in self.stopped)
+
+    def stop(self, names: Iterable[str]) -> None:
+        """Freeze branches: parameters, batch-norm statistics and all; they leave the step."""
+        self.stopped |= set(names)
+        still = {id(parameter) for branch in self.active for parameter in branch.params}
+        frozen = [p for b in self.phase.branches for p in b.params if id(p) not in still]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        for module in self.phase.trains:
+            if not any(parameter.requires_grad for parameter in module.parameters()):
+                module.eval()
+
+    def wrap(self, around: Callable[[Function], Function]) -> None:
+        """Put `around` around the phase's own functions: `observe` and every branch's loss."""
+        self._observe = around(self.phase.observe)
+        self._losses = {branch.name: around(branch.loss) for branch in self.phase.branches}
+
+    def set_lr(self, due: Sequence[Branch], progress: float, factor: float = 1.0) -> None:
+        """`factor` times the learning rates at `progress` epochs: all that a step takes from the host."""
+        for branch in due:
+            optim.set_lr(self.optimizers[branch.name], factor * branch.schedule.lr_at(progress))
+
+    def compute(self, batch: Batch, due: Sequence[Branch]) -> dict[str, Tensor]:
+        """The step's work on the device: observe, then loss, backward and update of every branch in turn."""
+        with self._lanes.observing(due), torch.no_grad(), autocast(self.device, self.precision):
+            observations = [self._observe(part) for part in parts(batch, self.accumulate)]
         metrics: dict[str, Tensor] = {}
-        for branch in self.phase.branches:
-            if step % branch.every == 0:
-                metrics.update(self._train(branch, observation, progress))
+        for branch in due:
+            with self._lanes.running(branch):
+                metrics.update(self._train(branch, observations))
+        self._lanes.join()
+        if self.average is not None:
+            self.average.update()
         return metrics
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs besides the model: optimizers and the branches' own state."""
+        """What a checkpoint needs besides the model: optimizers, average, the branches' own state."""
         return {
             "kinds": self._kinds,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "branches": {b.name: b.state.state_dict() for b in self.phase.branches if b.state is not None},
+            "average": None if self.average is None else self.average.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave.
 
         Raises:
-            ValueError: the state of other branches, or of other optimizers.
+            ValueError: the state of other branches, of other optimizers, or without the average.
         """
         if state["kinds"] != self._kinds:
             ours, theirs = _listed(self._kinds), _listed(state["kinds"])
             raise ValueError(f"train: the checkpoint must be of branches {ours}, got {theirs}")
+        average = state.get("average")
+        if (average is None) != (self.average is None):
+            ours, theirs = ("none", "one") if self.average is None else ("one", "none")
+            raise ValueError(f"train: the checkpoint must hold {ours} average of weights (ema), got {theirs}")
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            optim.load(optimizer, state["optimizers"][name])
         for branch in self.phase.branches:
             if branch.state is not None:
                 branch.state.load_state_dict(state["branches"][branch.name])
+        if self.average is not None:
+            self.average.load_state(state["average"])
 
     @property
     def _kinds(self) -> dict[str, str]:
         return {branch.name: branch.schedule.optimizer for branch in self.phase.branches}
 
-    def _train(self, branch: Branch, observation: Any, progress: float) -> dict[str, Tensor]:
+    def _train(self, branch: Branch, observations: Sequence[Any]) -> dict[str, Tensor]:
         optimizer = self.optimizers[branch.name]
-        optim.set_lr(optimizer, branch.schedule.lr_at(progress))
-        with autocast(self.device, self.precision):
-            losses = branch.loss(observation)
         optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        losses = [self._backward(branch, observation) for observation in observations]
+        if branch.schedule.clip is not None:
+            nn.utils.clip_grad_norm_(branch.params, branch.schedule.clip, foreach=True)
         optimizer.step()
-        return {f"{branch.name}.{name}": value.detach() for name, value in losses.items()}
+        return {
+            f"{branch.name}.{name}": _combined(name, [part[name] for part in losses]) for name in losses[0]
+        }
+
+    def _backward(self, branch: Branch, observation: Any) -> dict[str, Tensor]:
+        """Add the gradient of one part of the batch; its losses, detached."""
+        with autocast(self.device, self.precision):
+            losses = self._losses[branch.name](observation)
+        loss = losses["loss"] if self.accumulate == 1 else losses["loss"] / self.accumulate
+        loss.backward()
+        return {name: value.detach() for name, value in losses.items()}
+
+
+def parts(batch: Batch, count: int) -> list[Batch]:
+    """A batch in `count` equal parts, as views."""
+    if count == 1:
+        return [batch]
+    if len(batch.images) % count:
+        raise ValueError(f"train: accumulate must divide the batch of {len(batch.images)}, got {count}")
+    return [Batch(*part) for part in zip(*(tensor.chunk(count) for tensor in batch), strict=True)]
+
+
+def _combined(name: str, parts: Sequence[Tensor]) -> Tensor:
+    """A metric of the whole batch: counts add up, all else is a mean."""
+    if len(parts) == 1:
+        return parts[0]
+    stacked = torch.stack(list(parts))
+    return stacked.sum(0) if name == "correct" else stacked.mean(0)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

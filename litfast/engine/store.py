@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from litfast.engine import checkpoint
+from litfast.engine.patience import Waits
 from litfast.engine.step import Step
 from litfast.phase import Phase
 
@@ -28,6 +29,7 @@ class Progress:
     sums: dict[str, list[float]] = field(default_factory=dict)
     last: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
+    waits: Waits = field(default_factory=dict)  # of branches that stop by themselves
 
     def next(self, phase: str) -> Progress:
         """The start of the phase after this one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,41 +12,15 @@ from typing import Any
 import torch
 
 from litfast.data.loader import Loader
+from litfast.engine import modes
 from litfast.engine.evaluate import Evaluation, evaluate
 from litfast.engine.meters import Journal, Sums, Window, first_non_finite
+from litfast.engine.modes import Runner
+from litfast.engine.patience import exhausted, updated, validation_losses
+from litfast.engine.report import Report
 from litfast.engine.step import Step, prepared
 from litfast.engine.store import Progress, Store, Weights
 from litfast.phase import Phase
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What `train` yields: after every step, epoch and phase.
-
-    Attributes:
-        kind: "step", "epoch" or "phase".
-        phase: name; `index` counts phases from 0.
-        epoch, epochs: epochs finished and in all.
-        step, steps: steps finished in this epoch and in an epoch.
-        metrics: means over the epoch so far by "branch.metric"; empty where the device was not read.
-        images_per_s: training throughput since the epoch (or the resumed run) began; 0 before the first step.
-        val: evaluation on the validation loader (epoch and phase reports, where there is one).
-        best_accuracy: best validation accuracy of the phase so far, percent.
-        restored: the phase was finished before and loaded from its checkpoint.
-    """
-
-    kind: str
-    phase: str
-    index: int
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    images_per_s: float = 0.0
-    val: Evaluation | None = None
-    best_accuracy: float | None = None
-    restored: bool = False
 
 
 def train(
@@ -60,6 +35,10 @@ def train(
     precision: str = "fp32",
     keep: str = "last",
     log_every: int = 20,
+    accumulate: int = 1,
+    ema: float | None = None,
+    mode: str = "eager",
+    branches: str = "serial",
 ) -> Iterator[Report]:
     """Run every phase of a method. A generator: the caller prints, logs and stops (`close()`).
 
@@ -77,6 +56,14 @@ def train(
             bit-identical to an uninterrupted run's.
         precision: "fp32" or "bf16" (autocast).
         keep: "last", or "best": each phase ends with the weights of its best validation accuracy.
+        accumulate: equal parts of a batch that are computed one by one before the update: the activations of
+            one part take memory, the step stays that of the whole batch (up to batch norm).
+        ema: decay of an exponential moving average of the weights, which every phase starts anew. The average
+            is what is validated and what the phase ends with; training itself never sees it.
+        mode: "eager"; "compile": losses and observation under torch.compile; "graph": the whole step captured
+            and replayed (CUDA). The faster two are checked against eager steps first, and leave it to them
+            with a note where they fail.
+        branches: "serial", or "parallel": each branch on a CUDA stream of its own.
 
     Raises:
         ValueError: unknown option, `resume` without `out`, checkpoints in `out` without `resume`, or those of
@@ -90,6 +77,10 @@ def train(
         raise ValueError(f"train: keep must be last, or best with a validation loader, got {keep!r}")
     if log_every < 1:
         raise ValueError(f"train: log_every must be 1 or more, got {log_every}")
+    if accumulate < 1 or data.batch % accumulate:
+        raise ValueError(f"train: accumulate must divide the batch of {data.batch}, got {accumulate}")
+    if ema is not None and not 0 < ema < 1:
+        raise ValueError(f"train: ema must lie between 0 and 1, got {ema}")
     if resume and out is None:
         raise ValueError("train: out must be the run's folder when resume is asked for, got none")
     store = Store(None if out is None else Path(out))
@@ -106,6 +97,14 @@ def train(
         precision=precision,
         keep=keep,
         log_every=log_every,
+        step={
+            "precision": precision,
+            "accumulate": accumulate,
+            "ema": ema,
+            "mode": mode,
+            "branches": branches,
+            "rows": log_every,
+        },
         store=store,
     )
     return run.phases(phases, resume)
@@ -121,9 +120,11 @@ class _Run:
     precision: str
     keep: str
     log_every: int
+    step: dict[str, Any]  # options of the step and of how it is run
     store: Store
     journal: Journal = field(default_factory=lambda: Journal(None))
     best_weights: Weights | None = None
+    notes: list[str] = field(default_factory=list)
 
     def phases(self, phases: Iterable[Phase], resume: bool) -> Iterator[Report]:
         """Every phase in turn; those before the newest checkpoint are loaded, not trained."""
@@ -141,35 +142,43 @@ class _Run:
                         at = self.store.restore_finished(phase, at.index)
                         yield self._report("phase", phase, at, restored=True)
                         continue
-                    step = Step(phase, precision=self.precision, device=device)
+                    modes.check(self.step["mode"], self.step["branches"], device)
+                    step, runner = modes.make(phase, device, **self.step)
                     torch.manual_seed(self.seed + at.index)
                     self.best_weights = None
                     if newest is not None and under_way and at.index == reached.index:
                         at, self.best_weights = self.store.restore(phase, step, newest)
-                    yield from self._phase(phase, at, step)
+                        step.stop(exhausted(phase.branches, at.waits))
+                    yield from self._phase(phase, at, step, runner)
         finally:
             self.journal.close()
 
-    def _phase(self, phase: Phase, at: Progress, step: Step) -> Iterator[Report]:
-        while at.epoch < phase.epochs:
-            yield from self._epoch(phase, at, step)
+    def _phase(self, phase: Phase, at: Progress, step: Step, runner: Runner) -> Iterator[Report]:
+        _check_patience(phase, self.val)
+        while at.epoch < phase.epochs and step.active:
+            yield from self._epoch(phase, at, step, runner)
             at.epoch, at.step = at.epoch + 1, 0
-            self._validate(phase, at)
-            report = self._report("epoch", phase, at, Sums(at.sums).means(self.data.batch))
+            found = self._validate(phase, at, step)
+            means = {**Sums(at.sums).means(self.data.batch), **found}
+            report = self._report("epoch", phase, at, means)
             self._write(report, at)
             at.sums = {}
             self._save(phase, at, step)
             yield report
+        if step.average is not None:
+            step.average.adopt()
         if self.best_weights is not None:
             phase.model.load_state_dict(self.best_weights)
         self.store.finish(at, phase, self.journal.offset)
         yield self._report("phase", phase, at)
 
-    def _epoch(self, phase: Phase, at: Progress, step: Step) -> Iterator[Report]:
+    def _epoch(self, phase: Phase, at: Progress, step: Step, runner: Runner) -> Iterator[Report]:
         """The rest of epoch `at.epoch` from step `at.step`; closing the generator saves a checkpoint."""
         window, started, first = Window(), time.perf_counter(), at.step
         for batch in self.data.batches(at.first_epoch + at.epoch, at.step):
-            metrics = step(batch, step=at.global_step, progress=at.epoch + at.step / self.data.steps)
+            metrics = runner(batch, step=at.global_step, progress=at.epoch + at.step / self.data.steps)
+            self.notes += step.notes
+            step.notes.clear()
             window.add(at.global_step, metrics)
             at.step, at.global_step = at.step + 1, at.global_step + 1
             means: Mapping[str, float] = {}
@@ -200,14 +209,27 @@ class _Run:
         at.sums = sums.state
         return sums.means(self.data.batch)
 
-    def _validate(self, phase: Phase, at: Progress) -> None:
+    def _validate(self, phase: Phase, at: Progress, step: Step) -> dict[str, float]:
+        """Evaluate, and stop branches that no longer learn; their validation losses by "branch.val_loss"."""
         if self.val is None:
-            return
-        at.last = asdict(evaluate(phase.model, self.val, precision=self.precision))
-        if at.best is None or at.last["accuracy"] > at.best["accuracy"]:
-            at.best = at.last
-            if self.keep == "best":
-                self.best_weights = {k: v.detach().clone() for k, v in phase.model.state_dict().items()}
+            return {}
+        with nullcontext() if step.average is None else step.average.in_place():
+            at.last = asdict(evaluate(phase.model, self.val, precision=self.precision))
+            if at.best is None or at.last["accuracy"] > at.best["accuracy"]:
+                at.best = at.last
+                if self.keep == "best":
+                    self.best_weights = {k: v.detach().clone() for k, v in phase.model.state_dict().items()}
+            watched = [branch for branch in step.active if branch.schedule.patience]
+            losses = validation_losses(step, watched, self.val) if watched else {}
+        at.waits = updated(at.waits, losses)
+        for name in exhausted(step.active, at.waits):
+            step.stop([name])
+            best, since = at.waits[name]
+            self.notes.append(
+                f"{phase.name}: branch {name} stopped after epoch {at.epoch}: its validation loss has not "
+                f"been below {best:.4g} for {since:.0f} epochs"
+            )
+        return {f"{name}.val_loss": loss for name, loss in losses.items()}
 
     def _report(
         self,
@@ -219,6 +241,7 @@ class _Run:
         restored: bool = False,
     ) -> Report:
         metrics = dict(metrics or {})
+        notes, self.notes = tuple(self.notes), []
         return Report(
             kind=kind,
             phase=phase.name,
@@ -232,6 +255,7 @@ class _Run:
             val=None if kind == "step" or at.last is None else Evaluation(**at.last),
             best_accuracy=None if at.best is None else at.best["accuracy"],
             restored=restored,
+            notes=notes,
         )
 
     def _write(self, report: Report, at: Progress) -> None:
@@ -243,3 +267,12 @@ class _Run:
 
     def _save(self, phase: Phase, at: Progress, step: Step) -> None:
         self.store.save(at, phase, step, self.best_weights, self.journal.offset)
+
+
+def _check_patience(phase: Phase, val: Loader | None) -> None:
+    for branch in phase.branches:
+        if branch.schedule.patience and val is None:
+            raise ValueError(
+                f"train: patience of branch {branch.name!r} must be 0 without a validation loader, "
+                f"got {branch.schedule.patience}"
+            )

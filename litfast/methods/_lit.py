@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from litfast.data.loader import Batch
 from litfast.methods._kd import Seen, distill_phase, watch
+from litfast.methods._paths import Paths
+from litfast.models.inference import Observe
 from litfast.models.pairing import copy_blocks, copy_ends
 from litfast.models.sectioned import SectionedModel
 from litfast.ops import ir_loss, lit_loss
@@ -39,6 +39,7 @@ def lit(
     bn_stats: str = "both",
     unfreeze: str = "sections",
     loss_scale: float = 1.0,
+    observe: Observe | None = None,
 ) -> Iterator[Phase]:
     """Train a shallow student of the teacher's width section by section, then fine-tune it with KD.
 
@@ -66,6 +67,7 @@ def lit(
         noise: standard deviation of Gaussian noise on the sections' IR input.
         bn_stats: which path moves batch-norm statistics: "both" (own first, then teacher-IR), "ir", "own".
         unfreeze: what the fine-tuning trains: "sections" (the released CIFAR code) or "all" (its VDCNN code).
+        observe: how the teacher is run, e.g. `Inference(teacher)`; None: `teacher.observe`.
 
     Raises:
         ValueError: an unknown option value, or models that do not pair up.
@@ -84,8 +86,9 @@ def lit(
     copy_ends(teacher, student)
     if student_init == "teacher":
         copy_blocks(teacher, student)
+    observe = observe or teacher.observe
     step = _SectionStep(
-        teacher=teacher,
+        observe_teacher=observe,
         student=student,
         names=names,
         kd={"alpha": alpha, "beta": beta, "tau": tau, "soft": soft, "label_smoothing": label_smoothing},
@@ -93,9 +96,15 @@ def lit(
         weights=weights,
         loss_scale=loss_scale,
         ir_input=ir_input,
-        noise=noise,
-        bn_stats=bn_stats,
         independent=beta == 0 and ir_input == "teacher",
+        paths=Paths(
+            teacher,
+            student,
+            chosen=[student.names.index(name) for name in names],
+            ir_input=ir_input,
+            noise=noise,
+            bn_stats=bn_stats,
+        ),
     )
     yield Phase(
         name="sections",
@@ -116,6 +125,7 @@ def lit(
         soft=soft,
         label_smoothing=label_smoothing,
         loss_scale=loss_scale,
+        observe=observe,
     )
 
 
@@ -123,7 +133,7 @@ def lit(
 class _SectionStep:
     """The losses of phase "sections"; options as in `lit`."""
 
-    teacher: SectionedModel
+    observe_teacher: Observe
     student: SectionedModel
     names: tuple[str, ...]
     kd: dict[str, Any]
@@ -131,17 +141,12 @@ class _SectionStep:
     weights: Sequence[float] | None
     loss_scale: float
     ir_input: str
-    noise: float
-    bn_stats: str
     independent: bool
-
-    @property
-    def chosen(self) -> list[int]:
-        return [self.student.names.index(name) for name in self.names]
+    paths: Paths
 
     @property
     def trained(self) -> tuple[nn.Module, ...]:
-        return tuple(self.student.sections[i] for i in self.chosen)
+        return tuple(self.student.sections[i] for i in self.paths.chosen)
 
     def branches(self, schedule: Schedule) -> tuple[Branch, ...]:
         """One branch a section where they are independent, else one for all."""
@@ -151,16 +156,20 @@ class _SectionStep:
         return (Branch(name="student", params=params, loss=self.joint_loss, schedule=schedule),)
 
     def observe(self, batch: Batch) -> Seen:
-        if self.independent and self.bn_stats != "ir":
-            self._own_path(batch.images)  # only moves the statistics: no gradient is taken here
-        return watch(self.teacher, batch)
+        seen = watch(self.observe_teacher, batch)
+        if self.independent and self.paths.own_moves:
+            self.paths.move_statistics(seen)  # no gradient is taken here
+        return seen
 
     def joint_loss(self, seen: Seen) -> Losses:
-        own_irs, logits = self._own_path(seen.images)
-        own = self.ir_input == "student"
+        if self.ir_input == "student":
+            irs, logits = self.paths.own(seen)
+            outputs = [irs[i + 1] for i in self.paths.chosen]
+        else:
+            outputs, logits = self.paths.both(seen)
         parts = lit_loss(
-            [own_irs[i + 1] if own else self._section_output(i, seen) for i in self.chosen],
-            [seen.irs[i + 1] for i in self.chosen],
+            outputs,
+            [seen.irs[i + 1] for i in self.paths.chosen],
             logits,
             seen.logits,
             seen.target,
@@ -173,42 +182,16 @@ class _SectionStep:
         return {"loss": parts.total, **ir, "soft": parts.soft, "hard": parts.hard, "correct": parts.correct}
 
     def _section_branch(self, position: int, schedule: Schedule) -> Branch:
-        i = self.chosen[position]
+        i = self.paths.chosen[position]
         factor = self.loss_scale * (1.0 if self.weights is None else self.weights[position])
 
         def loss(seen: Seen) -> Losses:
-            student_irs, teacher_irs = [self._section_output(i, seen)], [seen.irs[i + 1]]
+            student_irs, teacher_irs = [self.paths.on_teacher_ir(i, seen)], [seen.irs[i + 1]]
             scaled = ir_loss(student_irs, teacher_irs, penalty=self.penalty, scale=factor)
             return {"loss": scaled, "ir": scaled.detach() / (factor or 1.0)}
 
         params = tuple(self.student.sections[i].parameters())
         return Branch(name=self.names[position], params=params, loss=loss, schedule=schedule)
-
-    def _own_path(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        with _statistics(self.trained, moved=self.bn_stats != "ir" or self.ir_input == "student"):
-            return self.student.observe(images)
-
-    def _section_output(self, i: int, seen: Seen) -> Tensor:
-        ir = seen.irs[i] + self.noise * torch.randn_like(seen.irs[i]) if self.noise else seen.irs[i]
-        with _statistics((self.student.sections[i],), moved=self.bn_stats != "own"):
-            output: Tensor = self.student.sections[i](ir)
-        return output
-
-
-@contextmanager
-def _statistics(modules: Sequence[nn.Module], *, moved: bool) -> Iterator[None]:
-    """Run batch norms in train mode as ever, but move their running statistics only if `moved`."""
-    norms = [
-        m for module in modules for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-    ]
-    held = [] if moved else [norm for norm in norms if norm.track_running_stats]
-    for norm in held:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in held:
-            norm.track_running_stats = True
 
 
 def _check_options(

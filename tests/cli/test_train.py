@@ -52,8 +52,26 @@ def test_the_saved_student_loads_strictly_into_the_plain_model(finished: Path) -
 
 def test_the_resolved_config_has_no_auto_and_runs_again(finished: Path) -> None:
     settings = config.load(str(finished / "config.toml"))
-    assert "auto" not in (settings.engine.device, settings.engine.precision, settings.engine.mode)
-    assert settings.engine.threads == 1
+    engine = settings.engine
+    assert "auto" not in (engine.device, engine.precision, engine.mode, engine.branches)
+    assert engine.threads == 1
+
+
+def test_what_auto_chose_is_said_and_stays_with_the_run(
+    recipe: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    words = ("--device", "cpu", "--set", "finetune.epochs=0", "--set", "teacher.train.epochs=1")
+    out = tmp_path / "run"
+    result = litfast("train", recipe, *words, "--out", out)
+    assert "auto: eager (all steps of the run: eager" in result.stderr
+    assert "too short a run to try compile" in result.stderr
+    mark = json.loads((out / "run.json").read_text())
+    assert mark["auto"] in " ".join(result.stderr.split())
+    assert (mark["engine"]["mode"], mark["engine"]["branches"]) == ("eager", "serial")
+    (out / "run.json").write_text(json.dumps(mark | {"status": "running"}))
+    resumed = litfast("train", "--resume", "--out", out)
+    assert resumed.exit_code == 0 and "auto:" not in resumed.stderr
+    assert json.loads((out / "run.json").read_text())["auto"] == mark["auto"]
 
 
 def test_a_finished_run_is_not_overwritten_unless_asked(
@@ -87,6 +105,63 @@ def test_dry_run_prints_the_plan_and_writes_nothing(recipe: Path, litfast: Litfa
     assert "sections" in litfast("train", recipe, "--dry-run").stdout
 
 
+def test_the_plan_names_precision_mode_and_how_a_step_is_made(recipe: Path, litfast: Litfast) -> None:
+    words = ("engine.accumulate=2", "engine.ema=0.99", "sections.optimizer=adamw", "sections.clip=1")
+    sets = [part for word in words for part in ("--set", word)]
+    said = " ".join(litfast("train", recipe, "--dry-run", *sets).stdout.split())
+    assert "fp32 (teacher fp32), 1 threads, mode auto, branches auto, 2 parts a step, ema 0.99" in said
+    document = json.loads(litfast("train", recipe, "--dry-run", "--json", *sets).stdout)
+    assert (document["engine"]["accumulate"], document["engine"]["ema"]) == (2, 0.99)
+    schedules = {
+        (b["phase"], b["schedule"]["optimizer"], b["schedule"]["clip"]) for b in document["branches"]
+    }
+    assert ("sections", "adamw", 1.0) in schedules and ("finetune", "sgd", None) in schedules
+
+
+def test_one_section_of_a_finished_run_is_trained_alone(
+    finished: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    words = {
+        "teacher.weights": finished / "teacher.safetensors",
+        "teacher.train": "none",
+        "student.weights": finished / "student.safetensors",
+        "student.init": "random",
+        "method.train_sections": '["layer2"]',
+        "finetune.epochs": 0,
+    }
+    sets = [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
+    result = litfast("train", finished / "config.toml", *sets, "--out", tmp_path / "again")
+    assert result.exit_code == 0, result.output
+    before, after = (load_file(run / "student.safetensors") for run in (finished, tmp_path / "again"))
+    moved = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert moved and all(key.startswith("layer2.") for key in moved)
+    assert {key for key in before if key.startswith("layer2.") and "num_batches" not in key} <= moved
+
+
+def test_the_teachers_precision_is_set_and_its_agreement_said(
+    finished: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    words = {"teacher.weights": finished / "teacher.safetensors", "teacher.train": "none"}
+    sets = [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
+    words = {"engine.precision": "bf16", "sections.epochs": 1, "finetune.epochs": 0}
+    sets += [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
+    sets += ["--teacher-precision", "fp32"]
+    result = litfast("train", finished / "config.toml", *sets, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "teacher in fp32: relative error of its irs " in result.stderr
+    engine = config.load(str(tmp_path / "run" / "config.toml")).engine
+    assert (engine.precision, engine.teacher_precision) == ("bf16", "fp32")
+
+
+def test_patience_without_validation_samples_is_refused_before_training(
+    recipe: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    words = ("--set", "sections.patience=2", "--set", "data.val=0", "--out", tmp_path / "run")
+    result = litfast("train", recipe, *words)
+    assert result.exit_code == 1 and "patience must come with validation samples" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
@@ -104,6 +179,15 @@ def test_dry_run_prints_the_plan_and_writes_nothing(recipe: Path, litfast: Litfa
         (["--set", "data.name=cifra10"], 1, "did you mean 'cifar10'?"),
         (["--set", "sections.schedule=cosin"], 2, "schedule must be one of constant, steps, cosine, linear"),
         (["--set", "finetune=none"], 2, "a [finetune] table must be given for method 'lit', got none"),
+        (
+            ["--set", "student.weights=a.pt"],
+            2,
+            "student.init must be 'random' where student.weights are given",
+        ),
+        (["--set", "engine.mode=graph", "--device", "cpu"], 1, "mode graph must have a CUDA device, got cpu"),
+        (["--set", "sections.patience=-1"], 2, "patience must be 0 or more, got -1"),
+        (["--teacher-precision", "fp8"], 2, "engine.teacher_precision must be one of auto, bf16, fp32"),
+        (["--resume", "--teacher-precision", "fp32"], 2, "--resume must come alone"),
         (["--resume", "--overwrite"], 2, "--resume must come alone"),
         (["--device", "cuda:7"], 2, "device must be one that this machine has"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from litfast.engine.meters import Journal, Sums, Window, first_non_finite
+from litfast.engine.meters import Journal, Ring, Sums, Window, first_non_finite
 
 
 def test_a_window_gives_every_value_with_its_step_and_is_empty_afterwards() -> None:
@@ -16,6 +16,27 @@ def test_a_window_gives_every_value_with_its_step_and_is_empty_afterwards() -> N
     window.add(4, {"a.loss": torch.tensor(0.25, dtype=torch.float64), "b.loss": torch.tensor(1.0)})
     assert window.read() == {"a.loss": [(3, 0.5), (4, 0.25)], "a.correct": [(3, 7.0)], "b.loss": [(4, 1.0)]}
     assert window.read() == {}
+
+
+def test_a_ring_gives_each_steps_metrics_until_it_has_gone_around() -> None:
+    ring, window = Ring(3), Window()
+    for step in range(8):
+        ring.write({"a.loss": torch.tensor(step / 8), "a.correct": torch.tensor(step)})
+        window.add(step, ring.take())
+        if step % 3 == 2 or step == 7:
+            first = step - step % 3
+            steps = range(first, step + 1)
+            read = {"a.loss": [(s, s / 8) for s in steps], "a.correct": [(s, float(s)) for s in steps]}
+            assert window.read() == read
+
+
+def test_a_rewound_ring_starts_at_its_first_row_again() -> None:
+    ring = Ring(3)
+    ring.write({"a": torch.tensor(1.0)})
+    ring.write({"a": torch.tensor(2.0)})
+    ring.rewind()
+    ring.write({"a": torch.tensor(3.0)})
+    assert ring.take() == {"a": 3.0}
 
 
 def test_sums_are_means_over_the_steps_that_had_the_metric_and_counts_become_percent() -> None:

@@ -52,3 +52,31 @@ def test_set_lr_changes_the_next_update() -> None:
     parameter.grad = torch.ones(1)
     optimizer.step()
     assert parameter.item() == -0.25
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_numbers_of_the_recipe_stay_the_optimizers_own_when_state_is_loaded(name: str) -> None:
+    def made(lr: float, weight_decay: float) -> tuple[torch.optim.Optimizer, nn.Parameter]:
+        parameter = nn.Parameter(torch.arange(5, dtype=torch.float64))
+        words = {"optimizer": name, "lr": lr, "weight_decay": weight_decay}
+        return optim.make([parameter], Schedule(epochs=1, **words)), parameter
+
+    (old, before), (new, after) = made(0.03, 0.01), made(0.02, 0.0)
+    update(old, before)
+    optim.load(new, old.state_dict())
+    (group,) = new.param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.02, 0.0)
+    ours, theirs = new.state[after], old.state[before]
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_captured_learning_rate_is_a_tensor_that_set_lr_fills() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    words = {"lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+    optimizer = optim.make([parameter], Schedule(epochs=1, **words), captured=True)
+    lr = optimizer.param_groups[0]["lr"]
+    optim.set_lr(optimizer, 0.25)
+    assert optimizer.param_groups[0]["lr"] is lr
+    parameter.grad = torch.ones(1)
+    optimizer.step()
+    assert parameter.item() == -0.25

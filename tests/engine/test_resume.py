@@ -82,8 +82,11 @@ def test_wherever_a_run_is_interrupted_it_ends_bit_identical(
         ({"beta": 0.0, "schedule": {"optimizer": "rmsprop", "lr": 0.003}}, {}),
         ({"beta": 0.0, "unfreeze": "all"}, {"keep": "best"}),
         ({"beta": 0.5, "student_init": "teacher", "noise": 0.2}, {"precision": "bf16"}),
+        ({"beta": 0.0, "schedule": {"optimizer": "adamw", "lr": 0.003, "clip": 0.5}}, {"accumulate": 2}),
+        ({"beta": 0.0}, {"ema": 0.7}),
+        ({"beta": 0.0}, {"ema": 0.7, "keep": "best"}),
     ],
-    ids=["joint", "adam", "rmsprop", "keep best", "bf16 with noise"],
+    ids=["joint", "adam", "rmsprop", "keep best", "bf16 with noise", "clip in parts", "ema", "best ema"],
 )
 def test_whatever_is_trained_ends_bit_identical(
     options: dict[str, Any],

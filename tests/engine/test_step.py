@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
 from litfast.engine.step import Step, prepared
-from litfast.phase import Branch, Losses, Phase, Schedule
+from litfast.phase import OPTIMIZERS, Branch, Losses, Phase, Schedule
 
 CPU = torch.device("cpu")
 
@@ -121,6 +121,21 @@ def test_bf16_computes_in_bf16_and_keeps_parameters_statistics_and_optimizer_in_
     assert {value.dtype for value in floats} == {torch.float32}
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_bf16_keeps_the_losses_gradients_and_state_of_lit_in_fp32(
+    optimizer: str, lit: Any, batch: Batch
+) -> None:
+    run = lit(beta=0.5, schedule={"optimizer": optimizer, "lr": 1e-3})
+    ours = next(run.phases)
+    with prepared(ours, CPU):
+        step = Step(ours, precision="bf16", device=CPU, ema=0.9)
+        kept = [*step(batch, step=0, progress=0.0).values()]
+        kept += [p.grad for p in ours.branches[0].params]
+        kept += [value for slots in step.optimizers["student"].state.values() for value in slots.values()]
+        kept += [*run.student.state_dict().values(), *step.state()["average"].values()]
+    assert {value.dtype for value in kept if value.is_floating_point()} == {torch.float32}
+
+
 def test_modes_and_gradient_flags_are_set_for_the_phase_and_given_back(
     net: nn.Sequential, phase: Callable[..., Phase]
 ) -> None:
@@ -209,8 +224,9 @@ def test_a_step_of_lit_reads_nothing_back_to_the_host(beta: float, lit: Any, bat
     for ours in lit(beta=beta, noise=0.1, bn_stats="both").phases:
         with prepared(ours, CPU):
             step = Step(ours, precision="fp32", device=CPU)
+            step(batch, step=0, progress=0.0)  # LIT checks its preconditions on the first batch
             with NoHostReads():
-                step(batch, step=0, progress=0.0)
+                step(batch, step=1, progress=0.0)
 
 
 def test_the_host_read_detector_detects() -> None:

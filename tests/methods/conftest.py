@@ -1,8 +1,10 @@
-"""A small teacher and student in fp64, a batch, and the gradients that a branch leaves behind."""
+"""A small teacher and student in fp64, a batch, the gradients of a branch, and the plain LIT step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +16,11 @@ from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
 from litfast.engine.step import prepared
 from litfast.models import SectionedModel, create
+from litfast.ops import lit_loss
 from litfast.phase import Branch, Phase
 
 Gradients = dict[str, Tensor | None]
+MOVES = {"both": ("own", "ir"), "ir": ("ir",), "own": ("own",)}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -116,3 +120,104 @@ def gradients() -> Callable[..., Gradients]:
         return {name: None if p.grad is None else p.grad.clone() for name, p in named}
 
     return backward
+
+
+@pytest.fixture
+def calls() -> Callable[[SectionedModel, Sequence[str]], Counter[str]]:
+    return _calls
+
+
+def _calls(model: SectionedModel, names: Sequence[str]) -> Counter[str]:
+    """Counts the forward passes of submodules, from now on."""
+    counted: Counter[str] = Counter()
+    for name in names:
+        module = model.model.get_submodule(name)
+        module.register_forward_hook(lambda *_, name=name: counted.update([name]))
+    return counted
+
+
+def _run(student: SectionedModel, function: Callable[[], Any], *, moves: bool) -> Any:
+    """A pass on copies of the buffers where it should not move them."""
+    if moves:
+        return function()
+    kept = {module: dict(module._buffers) for module in student.modules()}
+    for module, buffers in kept.items():
+        module._buffers.update({name: b if b is None else b.clone() for name, b in buffers.items()})
+    try:
+        return function()
+    finally:
+        for module, buffers in kept.items():
+            module._buffers.update(buffers)
+
+
+@pytest.fixture
+def plain_step() -> Callable[..., tuple[Tensor, Gradients, dict[str, Tensor]]]:
+    return _plain
+
+
+def _plain(
+    student: SectionedModel,
+    seen: Any,
+    *,
+    beta: float,
+    bn_stats: str,
+    chosen: Sequence[int] = (0, 1, 2),
+    noise: float = 0.0,
+    alpha: float = 0.95,
+    tau: float = 6.0,
+) -> tuple[Tensor, dict[str, Tensor | None], dict[str, Tensor]]:
+    """Loss, gradients and buffers of the published step: the own path, then every section on its own."""
+    logits = _run(student, lambda: student(seen.images), moves="own" in MOVES[bn_stats])
+
+    def output(i: int) -> Tensor:
+        ir = seen.irs[i] + noise * torch.randn_like(seen.irs[i]) if noise else seen.irs[i]
+        out: Tensor = student.sections[i](ir)
+        return out
+
+    outputs = [_run(student, lambda i=i: output(i), moves="ir" in MOVES[bn_stats]) for i in chosen]
+    taught = [seen.irs[i + 1] for i in chosen]
+    total = lit_loss(
+        outputs,
+        taught,
+        logits,
+        seen.logits,
+        seen.target,
+        beta=beta,
+        alpha=alpha,
+        tau=tau,
+        backend="reference",
+    ).total
+    student.zero_grad(set_to_none=True)
+    total.backward()
+    named = dict(student.model.named_parameters())
+    gradients = {name: None if p.grad is None else p.grad.clone() for name, p in named.items()}
+    return total.detach(), gradients, dict(student.model.named_buffers())
+
+
+@pytest.fixture
+def like_two_passes(gradients: Callable[..., Gradients]) -> Callable[..., None]:
+    """Asserts that a phase's step is `plain_step` on a copy of its student, with the same random numbers."""
+
+    def check(phase: Phase, copy: SectionedModel, seen: Any, **options: Any) -> None:
+        state = torch.get_rng_state()
+        expected, theirs, buffers = _plain(copy, seen, **options)
+        torch.set_rng_state(state)
+        losses: list[Tensor] = []
+
+        def noted(observation: Any) -> Any:
+            found = phase.branches[0].loss(observation)
+            losses.append(found["loss"].detach())
+            return found
+
+        ours = gradients(phase, seen, replace(phase.branches[0], loss=noted))
+        assert isinstance(phase.model, SectionedModel)
+        torch.testing.assert_close(losses, [expected], rtol=1e-14, atol=0)
+        assert {name for name in ours if ours[name] is None} == {
+            name for name in theirs if theirs[name] is None
+        }
+        for name, gradient in theirs.items():
+            if gradient is not None:
+                torch.testing.assert_close(ours[name], gradient, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(dict(phase.model.model.named_buffers()), buffers, rtol=1e-14, atol=1e-14)
+
+    return check

@@ -1,0 +1,52 @@
+"""The step with its losses and its observation under torch.compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from litfast.data.loader import Batch
+from litfast.engine.step import Step
+from litfast.engine.trial import objection
+
+Function = Callable[..., Any]
+
+
+def compile_function(function: Function) -> Function:
+    """`function` under torch.compile, for fixed shapes."""
+    compiled: Function = torch.compile(function, dynamic=False)
+    return compiled
+
+
+class CompiledStep:
+    """Compiles at its first call, which checks two compiled steps against eager ones and leaves no trace.
+
+    Where the compiler fails or disagrees the step stays eager, and `step.notes` says why.
+    """
+
+    def __init__(self, step: Step, compiler: Callable[[Function], Function] = compile_function) -> None:
+        self._step = step
+        self._compiler = compiler
+        self._tried = False
+
+    def __call__(self, batch: Batch, *, step: int, progress: float) -> dict[str, Tensor]:
+        """As `Step.__call__`."""
+        if not self._tried:
+            self._tried = True
+            self._try(batch, progress)
+        return self._step(batch, step=step, progress=progress)
+
+    def _try(self, batch: Batch, progress: float) -> None:
+        due = self._step.active
+
+        def prepare() -> Callable[[], object]:
+            self._step.wrap(self._compiler)
+            return lambda: self._step.compute(batch, due)
+
+        why = objection(self._step, batch, due, progress, prepare)
+        if why is not None:
+            self._step.wrap(lambda function: function)
+            self._step.notes.append(f"{self._step.phase.name}: mode compile is not used, eager is: {why}")

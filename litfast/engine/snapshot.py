@@ -1,0 +1,65 @@
+"""What a step changes, kept so that it can be put back: a trial then leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from litfast.engine.step import Step
+
+
+class Snapshot:
+    """Parameters, buffers, optimizer state, averaged weights and random state of a step, as they are now."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._values = {id(tensor): tensor.detach().clone() for tensor in changed(step)}
+        self._cuda = step.device if step.device.type == "cuda" else None
+        self._rng = torch.get_rng_state()
+        self._cuda_rng = None if self._cuda is None else torch.cuda.get_rng_state(self._cuda)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put every value back, in place.
+
+        Optimizer state that did not exist then is zeroed, which every optimizer of ours takes for its start.
+        """
+        for tensor in changed(self._step):
+            before = self._values.get(id(tensor))
+            if before is None:
+                tensor.zero_()
+            else:
+                tensor.copy_(before)
+        torch.set_rng_state(self._rng)
+        if self._cuda is not None and self._cuda_rng is not None:
+            torch.cuda.set_rng_state(self._cuda_rng, self._cuda)
+
+
+def changed(step: Step) -> Iterator[Tensor]:
+    """Every tensor that a step may change, each once."""
+    seen: set[int] = set()
+    for tensor in _all(step):
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield tensor
+
+
+def weights(step: Step) -> tuple[list[Tensor], list[Tensor]]:
+    """The branches' parameters, and the buffers of the phase's model."""
+    return [p for branch in step.phase.branches for p in branch.params], list(step.phase.model.buffers())
+
+
+def _all(step: Step) -> Iterator[Tensor]:
+    parameters, buffers = weights(step)
+    yield from parameters
+    yield from buffers
+    for branch in step.phase.branches:
+        if branch.state is not None:
+            yield from branch.state.buffers()
+    for optimizer in step.optimizers.values():
+        for slots in optimizer.state.values():
+            yield from (value for value in slots.values() if isinstance(value, Tensor))
+    if step.average is not None:
+        yield from step.average.state().values()

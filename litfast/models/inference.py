@@ -1,0 +1,112 @@
+"""A teacher's forward pass as a program: batch norms folded, convolutions fused, weights prepacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from litfast.models._fusion import fused
+from litfast.models._modes import evaluating
+from litfast.models.sectioned import SectionedModel
+
+Observe = Callable[[Tensor], tuple[list[Tensor], Tensor]]  # images -> (irs, logits), `SectionedModel.observe`
+PRECISIONS = ("fp32", "bf16")
+
+
+class Inference:
+    """`teacher.observe` for a teacher in eval mode, as a program that holds its own copies of the weights.
+
+    It is made at the first call, and again once the teacher's tensors have been written to or the device has
+    changed. A part that torch.fx cannot trace, or traces wrongly (a tensor written to under two names), runs
+    as it is: every part is compared with the teacher's on the first batch.
+
+    Args:
+        teacher: never changed.
+        precision: "fp32" computes in the model's own dtype, whatever the caller's autocast says; "bf16" under
+            bf16 autocast, the weights cast once.
+
+    Attributes:
+        plain: the parts that run as they are: "stem", names of sections, "head".
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+
+    def __init__(self, teacher: SectionedModel, *, precision: str = "fp32") -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"Inference: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}"
+            )
+        self.teacher = teacher
+        self.precision = precision
+        self.plain: tuple[str, ...] = ()
+        self._parts: list[nn.Module] = []
+        self._tensors: list[Tensor] = []
+        self._made_for: object = None
+
+    @torch.no_grad()  # inference mode's tensors could not be saved for the student's backward
+    def __call__(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The IRs, S + 1 of them, and the logits [B, K] of a batch [B, ...]."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            x = images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+            if self._made_for != self._state(x):
+                self._make(x)
+            irs = [self._parts[0](x)]
+            for section in self._parts[1:-1]:
+                irs.append(section(irs[-1]))
+            return irs, self._parts[-1](irs[-1])
+
+    def _state(self, images: Tensor) -> object:
+        return images.device, [tensor._version for tensor in self._tensors]
+
+    def _make(self, x: Tensor) -> None:
+        teacher = self.teacher
+        dtype = torch.bfloat16 if self.precision == "bf16" else next(teacher.parameters()).dtype
+        self._tensors = [*teacher.parameters(), *teacher.buffers()]
+        self._made_for = self._state(x)
+        names = ("stem", *teacher.names, "head")
+        parts: dict[str, nn.Module] = dict(
+            zip(names, (teacher.stem, *teacher.sections, teacher.head), strict=True)
+        )
+        programs: dict[str, nn.Module] = {}
+        for name, part in parts.items():
+            program, out = fused(part, x, dtype), part(x)
+            if program is not None and _error(program(x), out) <= torch.finfo(dtype).eps ** 0.5:
+                programs[name] = program
+            x = out
+        self.plain = tuple(name for name in parts if name not in programs)
+        self._parts = [programs.get(name, part) for name, part in parts.items()]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agreement:
+    """How far `observe` is from the plain teacher in its own dtype: |ours - plain| / |plain|, 2-norms.
+
+    Attributes:
+        irs: one number for each IR, the stem's output first.
+        logits: of the logits.
+        plain: the parts that run as they are.
+    """
+
+    irs: tuple[float, ...]
+    logits: float
+    plain: tuple[str, ...]
+
+
+@torch.no_grad()
+def agreement(inference: Inference, images: Tensor) -> Agreement:
+    """Compare an inference program with its teacher on one batch. Reads the device."""
+    with evaluating(inference.teacher):
+        irs, logits = inference(images)
+        with torch.autocast(images.device.type, enabled=False):
+            plain_irs, plain_logits = inference.teacher.observe(images)
+    errors = tuple(_error(ours, plain) for ours, plain in zip(irs, plain_irs, strict=True))
+    return Agreement(irs=errors, logits=_error(logits, plain_logits), plain=inference.plain)
+
+
+def _error(ours: Tensor, plain: Tensor) -> float:
+    gap, size = (ours.double() - plain.double()).norm(), plain.double().norm()
+    return float(gap / size) if size else float(gap)
