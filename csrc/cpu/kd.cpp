@@ -111,20 +111,20 @@ class Row {
 
   double target_x() const { return double(widen(s_[target_])) - s_max_; }
 
-  // Whether torch.argmax finds the target: the first NaN or, without one, the first of the largest.
+  // Whether torch.argmax finds the target: without a NaN, whether it is the first of the largest.
   bool hit() const {
-    const bool has_nan = sums_.student != sums_.student;
     const A mine = widen(s_[target_]);
-    if (has_nan ? mine == mine : mine != s_max_) return false;
-    const S* s = s_;
+    const bool strange = sums_.student != sums_.student;  // a NaN or an infinity
+    if (!strange && mine != s_max_) return false;
     const int64_t target = target_;
-    int earlier = 0;
-#pragma omp simd reduction(| : earlier)
-    for (int64_t k = 0; k < target; ++k) {
-      const A other = widen(s[k]);
-      earlier |= has_nan ? other != other : other == mine;
-    }
-    return !earlier;
+    const S* s = s_;
+    int beaten = 0;
+    if (strange)
+      for (int64_t k = 0; k < K_; ++k) beaten |= k != target && outranks<A>(widen(s[k]), mine, k < target);
+    else
+#pragma omp simd reduction(| : beaten)
+      for (int64_t k = 0; k < target; ++k) beaten |= widen(s[k]) == mine;
+    return !beaten;
   }
 
   void write_gradient() const {
