@@ -13,6 +13,7 @@ from litfast.models.twin import (
     in_halves,
     is_per_sample,
     is_repeatable,
+    is_same,
     statistics_held,
     twin_pass,
 )
@@ -141,3 +142,31 @@ def test_per_sample_is_judged_on_the_numbers_and_moves_nothing(inputs: tuple[Ten
     assert not is_per_sample(plain, inputs[0], inputs[1].float())
     assert not is_per_sample(plain, inputs[0], inputs[1][:2])
     torch.testing.assert_close(dict(plain.named_buffers()), buffers, rtol=0, atol=0)
+
+
+def test_the_same_is_the_same_code_settings_and_bits() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.factor
+
+    class Deciding(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    one = section()
+    assert is_same(one, deepcopy(one).eval()) and one.training and is_same(Scaled(2.0), Scaled(2.0))
+    other = deepcopy(one)
+    with torch.no_grad():
+        other[0].weight[0, 0, 0, 0] += 1e-9
+    moved = deepcopy(one)
+    moved[1].running_mean += 1e-9
+    slower = deepcopy(one)
+    slower[1].eps = 1e-4
+    for stranger in (other, moved, slower, nn.Sequential(*one, nn.ReLU()), Deciding()):
+        assert not is_same(one, stranger)
+    assert not is_same(Scaled(2.0), Scaled(3.0)) and not is_same(Deciding(), Deciding())
+    assert not is_same(nn.Sequential(nn.LeakyReLU(0.1)), nn.Sequential(nn.LeakyReLU(0.2)))
