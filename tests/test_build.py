@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from litfast import build, config
 
@@ -56,3 +57,56 @@ def test_a_missing_or_foreign_phase_table_is_named(settings: config.Config) -> N
         build.method_options(replace(settings, phases=one))
     with pytest.raises(ValueError, match=r"did you mean 'sections'\?"):
         build.method_options(replace(settings, phases={**settings.phases, "section": one["sections"]}))
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision", "expected"),
+    [("auto", "bf16", "bf16"), ("auto", "fp32", "fp32"), ("fp32", "bf16", "fp32"), ("bf16", "fp32", "bf16")],
+)
+def test_the_teachers_precision_is_the_steps_unless_asked_otherwise(
+    asked: str, precision: str, expected: str, settings: config.Config
+) -> None:
+    engine = replace(settings.engine, precision=precision, teacher_precision=asked)
+    assert build.resolve(replace(settings, engine=engine)).engine.teacher_precision == expected
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.05)])
+def test_an_experiment_says_how_far_its_teacher_program_is_from_the_teacher(
+    precision: str, tolerance: float, settings: config.Config
+) -> None:
+    engine = replace(settings.engine, teacher_precision=precision)
+    experiment = build.experiment(replace(settings, engine=engine))
+    assert experiment.teacher is not None
+    before = experiment.teacher.training
+    found = experiment.agreement()
+    assert found is not None and found.plain == () and len(found.irs) == len(experiment.teacher.names) + 1
+    assert 0 < max(*found.irs, found.logits) <= tolerance
+    assert experiment.teacher.training == before
+    assert replace(experiment, teacher=None).agreement() is None
+
+
+def test_the_teachers_program_is_made_of_the_weights_it_has_after_its_own_training(
+    settings: config.Config,
+) -> None:
+    experiment = build.experiment(settings)
+    assert experiment.teacher is not None
+    phases = experiment.phases()
+    assert next(phases).name == "teacher"
+    with torch.no_grad():
+        for parameter in experiment.teacher.parameters():
+            parameter.mul_(1.1)
+    experiment.teacher.eval()
+    images = next(iter(experiment.train.batches(0)))
+    with torch.no_grad():
+        seen = next(phases).observe(images)
+        irs, logits = experiment.teacher.observe(images.images)
+    for ours, expected in zip((*seen.irs, seen.logits), (*irs, logits), strict=True):
+        assert (ours - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["lit", "kd"])
+def test_the_teachers_program_cannot_be_named_in_a_recipe(name: str, settings: config.Config) -> None:
+    method = replace(settings.method, name=name, options={"observe": "x"})
+    phases = {"distill": settings.phases["sections"]} if name == "kd" else settings.phases
+    with pytest.raises(ValueError, match=rf"method\.\* of method '{name}' must be one of .* got 'observe'"):
+        build.method_options(replace(settings, method=method, phases=phases))

@@ -133,6 +133,11 @@ def test_set_below_a_value_is_refused(recipe: str) -> None:
         ("engine.accumulate", 0, r"^recipe: engine.accumulate must be 1 or more, got 0$"),
         ("engine.accumulate", 7, r"^recipe: engine.accumulate must divide data.batch \d+, got 7$"),
         ("engine.ema", 1.0, r"^recipe: engine.ema must lie between 0 and 1, got 1.0$"),
+        (
+            "engine.teacher_precision",
+            "fp8",
+            r"^recipe: engine.teacher_precision must be one of auto, bf16, fp32, got 'fp8'",
+        ),
         ("engine.log_every", 0, r"^recipe: engine.log_every must be 1 or more, got 0$"),
         ("data.batch", "many", r"^recipe: data.batch must be of type int, got 'many'$"),
         ("data.batch", 1.5, r"^recipe: data.batch must be of type int, got 1.5$"),

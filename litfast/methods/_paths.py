@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from litfast.methods._kd import Seen
 from litfast.models.sectioned import SectionedModel
-from litfast.models.twin import counted_twice, is_per_sample, is_repeatable, statistics_held, twin_pass
+from litfast.models.twin import (
+    counted_twice,
+    is_per_sample,
+    is_repeatable,
+    is_same,
+    statistics_held,
+    twin_pass,
+)
 
 # A twin batch saves launches and costs copies: on a CPU it is slower than two passes, on a GPU it is for
 # tensors so small that a kernel takes less time than its launch.
@@ -26,7 +33,7 @@ class Paths:
     one input on both paths runs once; a later one runs once on both batches side by side where that pays.
 
     Args:
-        teacher, student: sectioned alike.
+        teacher, student: sectioned alike; the student's stem is the teacher's copy already.
         chosen: indices of the sections that train.
     """
 
@@ -40,8 +47,8 @@ class Paths:
         noise: float,
         bn_stats: str,
     ) -> None:
-        self.teacher = teacher
         self.student = student
+        self.has_teachers_stem = is_same(teacher.stem, student.stem)
         self.chosen = tuple(chosen)
         self.noise = noise
         self.own_moves = bn_stats != "ir" or ir_input == "student"
@@ -118,13 +125,11 @@ class Paths:
 
     @torch.no_grad()
     def _is_stem_shared(self, seen: Seen) -> bool:
-        if _moves(self.teacher.stem):
-            return False
-        ours, theirs = self.student.stem(seen.images), self.teacher.stem(seen.images)
-        return seen.irs[0].dtype == ours.dtype and torch.equal(ours, theirs)
+        # a teacher in another precision gives IRs of another dtype
+        return self.has_teachers_stem and seen.irs[0].dtype == self.student.stem(seen.images).dtype
 
     def _verdict(self, question: str, answer: Callable[[], bool]) -> bool:
-        """Asked once: an answer runs forward passes and reads the device, which no captured step may."""
+        """Asked once, on the first batch: an answer runs forward passes; that on a twin reads the device."""
         if question not in self._verdicts:
             self._verdicts[question] = answer()
         return self._verdicts[question]

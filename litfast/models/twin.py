@@ -8,8 +8,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from litfast.models._modes import evaluating
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 AGREEMENT = 0.02  # relative; two passes and one differ by rounding, bf16 included, or by much more
@@ -106,6 +108,39 @@ def is_per_sample(section: nn.Module, first: Tensor, second: Tensor) -> bool:
         together = twin_pass(section, first, second, moved=(False, False))
     gaps = [(ours - theirs).norm() for ours, theirs in zip(together, apart, strict=True)]
     return all(bool(gap <= AGREEMENT * one.norm()) for gap, one in zip(gaps, apart, strict=True))
+
+
+def is_same(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two modules in eval mode compute the same, to the bit: equal code, settings and tensors.
+
+    A module that torch.fx cannot trace is the same as no other.
+    """
+    try:
+        with evaluating(first, second):
+            one, other = (fx.GraphModule(module, fx.Tracer().trace(module)) for module in (first, second))
+    except Exception:  # tracing runs the user's forward: anything may be raised
+        return False
+    if [_written(node) for node in one.graph.nodes] != [_written(node) for node in other.graph.nodes]:
+        return False
+    pairs = zip(one.modules(), other.modules(), strict=True)
+    if not all(_settings(ours) == _settings(theirs) for ours, theirs in list(pairs)[1:]):
+        return False
+    tensors = zip(_tensors(one), _tensors(other), strict=True)
+    return all(a.device == b.device and torch.equal(a, b) for a, b in tensors)
+
+
+def _written(node: fx.Node) -> tuple[Any, ...]:
+    return node.name, node.op, node.target, str(node.args), str(node.kwargs)
+
+
+def _settings(module: nn.Module) -> tuple[type, dict[str, Any]]:
+    plain = (bool, int, float, str, tuple, type(None))
+    settings = {key: value for key, value in vars(module).items() if isinstance(value, plain)}
+    return type(module), {**settings, "training": False}
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 class _Draws(TorchDispatchMode):
