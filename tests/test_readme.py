@@ -34,11 +34,21 @@ def test_the_first_example_trains_a_student(one_epoch: None, capsys: pytest.Capt
     assert Path("runs/mine/checkpoints/1-finetune.pt").exists()
 
 
-def test_the_second_example_gives_gradients_and_parts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_example_distills_in_a_plain_loop() -> None:
+    student, teacher = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
+    before = student.weight.detach().clone()
+    loader = [(torch.randn(4, 5), torch.arange(4) % 3)] * 2
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    names = {"torch": torch, "student": student, "teacher": teacher, "loader": loader, "optimizer": optimizer}
+    exec(EXAMPLES[1], names)
+    assert not torch.equal(student.weight, before)
+
+
+def test_the_third_example_gives_gradients_and_parts(capsys: pytest.CaptureFixture[str]) -> None:
     student, teacher = torch.randn(4, 8, 5, requires_grad=True), torch.randn(4, 8, 5)
     logits, target = torch.randn(4, 10, requires_grad=True), torch.arange(4)
     names = {"student_irs": [student], "teacher_irs": [teacher], "target": target}
-    exec(EXAMPLES[1], {**names, "student_logits": logits, "teacher_logits": torch.randn(4, 10)})
+    exec(EXAMPLES[2], {**names, "student_logits": logits, "teacher_logits": torch.randn(4, 10)})
     assert student.grad is not None and logits.grad is not None
     assert len(capsys.readouterr().out.splitlines()) == 1
 
