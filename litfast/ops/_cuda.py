@@ -1,7 +1,8 @@
 """The CUDA C++ kernels: one launch for all sections and the logits, nothing that the host waits for.
 
-They compute in fp32, so fp64 is refused. Backward is one launch too, of a kernel of its own. A target out of range cannot be reported without waiting for the
-device: that row's loss and gradient become NaN (a debug build of the kernel stops at an assertion).
+They compute in fp32, so fp64 is refused. Backward is one launch too, of a kernel of its own. A target out
+of range cannot be reported without waiting for the device: that row's loss and gradient become NaN (a debug
+build of the kernel stops at an assertion).
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 #include <cuda_runtime_api.h>
 #include <vector_functions.h>
 
+#include <cstdint>
+
 #undef __device__
 #undef __forceinline__
 #undef __global__

@@ -1,4 +1,4 @@
-"""The backward kernel of the CUDA backend, run on the host: every element once, in whole vectors, at any offset."""
+"""The backward kernel of the CUDA backend, run on the host: each element once, at any offset."""
 
 from __future__ import annotations
 
@@ -91,11 +91,12 @@ def test_40_tensors_of_several_sizes_and_dtypes_are_two_launches(blocks: int, sc
 
 
 def test_a_scale_of_1_leaves_what_is_in_place_and_converts_the_rest(scale: Scale) -> None:
-    payload = torch.tensor([0x7FA00001, 0x3F800000], dtype=torch.int32).view(torch.float32)  # a signalling NaN
+    bits = torch.tensor([0x7FA00001, 0x3F800000], dtype=torch.int32)  # a signalling NaN, and 1
+    payload = bits.view(torch.float32)
     kept, half = payload.clone(), waiting(4099, torch.float16)
     out = torch.empty(4099, dtype=torch.float16)
     assert scale([kept, half], 1.0, [kept, out]) == 1
-    assert torch.equal(kept.view(torch.int32), payload.view(torch.int32))
+    assert torch.equal(kept.view(torch.int32), bits)
     assert torch.equal(out, half.half())
 
 
