@@ -51,14 +51,14 @@ def test_each_element_is_scaled_once(n: int, offset: int, dtype: torch.dtype) ->
 
 
 def kernels(call: Any) -> list[str]:
-    """The kernels that a call launches, the second time."""
+    """The launches of the backward kernel, the second time that `call` runs."""
     from torch.profiler import ProfilerActivity, profile
 
     call()
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         call()
         torch.cuda.synchronize()
-    return [event.name for event in recorded.events() if "kernel" in event.name]
+    return [event.name for event in recorded.events() if "multiply_kernel" in event.name]
 
 
 def test_40_tensors_are_two_launches() -> None:
@@ -74,7 +74,7 @@ def test_a_scale_of_1_in_place_leaves_the_bits_alone_in_one_launch() -> None:
     bits = torch.randint(-(2**31), 2**31 - 1, (100_003,), dtype=torch.int32, device="cuda")  # with every NaN
     gradient = bits.clone().view(torch.float32)
     launched = kernels(lambda: _cuda._scale_into([gradient], device_scale(1.0), [gradient]))
-    assert sum("multiply_kernel" in name for name in launched) == 1
+    assert len(launched) == 1
     assert torch.equal(gradient.view(torch.int32), bits)
 
 
