@@ -14,6 +14,9 @@ using SectionArgs = std::tuple<uintptr_t, uintptr_t, uintptr_t, int64_t, int, in
 using LogitsArgs =
     std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t, int64_t, int, int, int64_t, double, bool, bool>;
 
+// gradient, out, n, dtype of out
+using ScaledArgs = std::tuple<uintptr_t, uintptr_t, int64_t, int>;
+
 // tau, alpha, beta, scale
 using CoefficientArgs = std::tuple<double, double, double, double>;
 

@@ -78,6 +78,21 @@ LITFAST_MATH bf16 narrow(bf16, float x) {
 #endif
 }
 
+LITFAST_MATH f16 narrow(f16, float x) {
+  f16 result;
+#ifdef __CUDA_ARCH__
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(x));
+#else
+  const uint32_t word = bits_as<uint32_t>(x), size = word & 0x7FFFFFFFu;
+  const uint32_t normal = (size - (112u << 23) + 0xFFFu + ((size >> 13) & 1u)) >> 13;  // up to inf; rebias
+  // Adding 0.5 leaves the multiple of 2^-24 that is nearest in the low bits.
+  const uint32_t denormal = bits_as<uint32_t>(bits_as<float>(size) + 0.5f) - bits_as<uint32_t>(0.5f);
+  const uint32_t small = size < (113u << 23) ? denormal : normal < 0x7C00u ? normal : 0x7C00u;
+  result.bits = static_cast<uint16_t>(((word >> 16) & 0x8000u) | (x != x ? 0x7E00u : small));
+#endif
+  return result;
+}
+
 // e^x for x <= 0 or NaN, within about 1 ulp: x = n ln2 + r, e^r by a polynomial, 2^n by the exponent bits.
 // Below the normal range the result is 0. A GPU has 2^x as one instruction, within 2 ulp, with the same edges.
 LITFAST_MATH float exp_nonpositive(float x) {

@@ -12,6 +12,7 @@ class BuildInfo(TypedDict):
 # The tuples of csrc/args.h.
 SectionArgs = tuple[int, int, int, int, int, int, float]
 LogitsArgs = tuple[int, int, int, int, int, int, int, int, int, float, bool, bool]
+ScaledArgs = tuple[int, int, int, int]
 CoefficientArgs = tuple[float, float, float, float]
 LossArgs = tuple[int, int, int, int, bool]
 
@@ -46,4 +47,5 @@ class CudaCall:
     def workspace_bytes(self) -> int: ...
     def run(self, workspace: int, counters: int, slot: int, stream: int) -> None: ...
 
+def cuda_scale(tensors: Sequence[ScaledArgs], scale: int, device: int, stream: int) -> None: ...
 def cuda_driver() -> tuple[int, int]: ...

@@ -58,6 +58,14 @@ void run(const Call& call, uintptr_t workspace, uintptr_t counters, int slot, ui
   call.run(address(workspace), address<Counters>(counters), slot, address(stream));
 }
 
+void run_scale(const std::vector<ScaledArgs>& args, uintptr_t factor, int device, uintptr_t stream) {
+  std::vector<Scaled> tensors;
+  for (const auto& [gradient, out, n, dtype] : args)
+    tensors.push_back({address(gradient), address(out), n, Dtype(dtype), 0});
+  const py::gil_scoped_release release;
+  scale(tensors, address<float>(factor), device, address(stream));
+}
+
 }  // namespace
 
 void bind(py::module_& m) {
@@ -66,6 +74,8 @@ void bind(py::module_& m) {
            py::arg("coefficients"), py::arg("on_device"), py::arg("losses"), py::arg("device"))
       .def_property_readonly("workspace_bytes", &Call::workspace_bytes)
       .def("run", &run, py::arg("workspace"), py::arg("counters"), py::arg("slot"), py::arg("stream"));
+  m.def("cuda_scale", &run_scale, py::arg("tensors"), py::arg("scale"), py::arg("device"), py::arg("stream"),
+        "Every gradient times the fp32 scale, which stays on the device, into its out, which may be the gradient.");
   m.attr("CUDA_SLOTS") = kSlots;
   m.attr("CUDA_COUNTER_BYTES") = sizeof(Counters);
   m.def(

@@ -1,4 +1,4 @@
-// Python's door to the CUDA kernel.
+// Python's door to the CUDA kernels.
 #pragma once
 
 #include <pybind11/pybind11.h>

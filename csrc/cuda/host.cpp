@@ -6,6 +6,7 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "kernel.h"
@@ -46,23 +47,35 @@ size_t stage_limit(int device) {
 }
 
 // How many blocks run at a time.
-int resident_blocks(int device, size_t shared) {
+int resident_blocks(const void* kernel, int device, size_t shared) {
   static std::mutex mutex;
-  static std::map<std::pair<int, size_t>, int> known;
+  static std::map<std::tuple<const void*, int, size_t>, int> known;
   const std::lock_guard<std::mutex> lock(mutex);
-  int& blocks = known[{device, shared}];
+  int& blocks = known[{kernel, device, shared}];
   if (blocks) return blocks;
   const Relaxed relaxed;
   check(cudaSetDevice(device), "choosing the device");
-  check(cudaFuncSetAttribute(kernel(), cudaFuncAttributeMaxDynamicSharedMemorySize, int(stage_limit(device))),
-        "reserving shared memory");
+  if (shared)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(stage_limit(device))),
+          "reserving shared memory");
   int per_sm = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel(), kThreads, shared), "loading the kernel");
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, kThreads, shared), "loading the kernel");
   return blocks = std::max(per_sm, 1) * attribute(cudaDevAttrMultiProcessorCount, device);
 }
 
 int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A tensor's first block follows the last one of the tensor before; returns the block that follows them all.
+template <class Tensor>
+unsigned take_turns(Tensor* tensors, int count, int blocks) {
+  int64_t turn = 0;
+  for (int i = 0; i < count; ++i) {
+    tensors[i].turn = unsigned(turn % blocks);
+    turn += tiles(tensors[i]);
+  }
+  return unsigned(turn % blocks);
+}
 
 // Hands out pieces of the workspace; counts only, when there is none yet.
 class Pieces {
@@ -124,7 +137,7 @@ void Call::plan_rows() {
   const int64_t at_once = rows.plan == RowPlan::lanes ? kThreads / rows.lanes : 1;
   int64_t work = divide_up(rows.B * rows.parts, at_once);
   for (const Section& section : sections_) work += tiles(section);
-  blocks_ = int(std::clamp<int64_t>(work, 1, resident_blocks(device_, shared_)));
+  blocks_ = int(std::clamp<int64_t>(work, 1, resident_blocks(kernel(), device_, shared_)));
   rows.group_rows = divide_up(blocks_, rows.parts);
 }
 
@@ -155,17 +168,32 @@ void Call::run(void* workspace, Counters* counters, int slot, void* stream_handl
     launch.S = int(std::min<int64_t>(S - launch.first_section, kSections));
     launch.last = launch.first_section + launch.S == S;
     launch.logits.B = launch.last ? logits.B : 0;
-    int64_t turn = 0;  // a section's first block follows the last one of the section before
-    for (int i = 0; i < launch.S; ++i) {
-      launch.sections[i] = sections_[launch.first_section + i];
-      launch.sections[i].turn = unsigned(turn % blocks_);
-      turn += tiles(launch.sections[i]);
-    }
-    launch.logits.turn = unsigned(turn % blocks_);
+    std::copy_n(sections_.begin() + launch.first_section, launch.S, launch.sections);
+    launch.logits.turn = take_turns(launch.sections, launch.S, blocks_);
     void* arguments[] = {&launch};
     check(cudaLaunchKernel(kernel(), dim3(unsigned(blocks_)), dim3(kThreads), arguments, shared_, stream), "launching");
     launch.first_section += launch.S;
   } while (launch.first_section < S);
+}
+
+void scale(const std::vector<Scaled>& tensors, const float* factor, int device, void* stream) {
+  check(cudaSetDevice(device), "choosing the device");
+  const int64_t resident = resident_blocks(scale_kernel(), device, 0);
+  for (size_t first = 0; first < tensors.size(); first += kScaled) {
+    ScaleLaunch launch{};
+    launch.scale = factor;
+    launch.count = int(std::min<size_t>(tensors.size() - first, kScaled));
+    std::copy_n(tensors.begin() + first, launch.count, launch.tensors);
+    int64_t work = 0;
+    for (int i = 0; i < launch.count; ++i) work += tiles(launch.tensors[i]);
+    if (!work) continue;
+    const int blocks = int(std::min(work, resident));
+    take_turns(launch.tensors, launch.count, blocks);
+    void* arguments[] = {&launch};
+    check(cudaLaunchKernel(scale_kernel(), dim3(unsigned(blocks)), dim3(kThreads), arguments, 0,
+                           static_cast<cudaStream_t>(stream)),
+          "launching");
+  }
 }
 
 }  // namespace cuda

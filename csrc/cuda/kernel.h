@@ -1,4 +1,4 @@
-// What the host side knows of the kernel: compiled by nvcc there, launched from plain C++ here.
+// What the host side knows of the kernels: compiled by nvcc there, launched from plain C++ here.
 #pragma once
 
 #include "launch.h"
@@ -6,7 +6,8 @@
 namespace litfast {
 namespace cuda {
 
-const void* kernel();
+const void* kernel();        // lit.cu
+const void* scale_kernel();  // scale.cu
 
 }  // namespace cuda
 }  // namespace litfast

@@ -1,4 +1,4 @@
-// What one launch of the CUDA kernel takes, by value, and what the host needs to prepare it.
+// What one launch of a CUDA kernel takes, by value, and what the host needs to prepare it.
 #pragma once
 
 #include <vector>
@@ -124,6 +124,35 @@ class Call {
   size_t shared_ = 0;  // bytes of dynamic shared memory
   int64_t bytes_ = 0;
 };
+
+constexpr int kScaled = kSections + 1;  // tensors of one launch: the sections and the logits
+constexpr int kScaleBytes = 64;         // of a gradient that a thread has in flight
+constexpr int kScaleBlocksPerSM = 4;    // at least: 64 KB of loads in flight
+
+// A gradient on its way out of backward.
+struct Scaled {
+  const void* gradient;  // [n] dense
+  void* out;             // [n] the gradient's layout; may be the gradient
+  int64_t n;
+  Dtype dtype;    // of out, and of the gradient but for f16, whose gradient is f32; not f64
+  unsigned turn;  // the block that takes the first tile
+};
+
+// How many blocks a tensor can occupy.
+LITFAST_MATH int64_t tiles(const Scaled& tensor) {
+  const int64_t size = kThreads * kScaleBytes / (tensor.dtype == Dtype::bf16 ? 2 : 4);
+  return (tensor.n + size - 1) / size;
+}
+
+struct ScaleLaunch {
+  Scaled tensors[kScaled];
+  int count;
+  const float* scale;  // [] on the device
+};
+static_assert(sizeof(ScaleLaunch) <= 4096, "a kernel's arguments must fit in 4 KB");
+
+// out = scale * gradient for every tensor; without reading the scale on the host.
+void scale(const std::vector<Scaled>& tensors, const float* factor, int device, void* stream);
 
 struct Driver {
   int supports, needs;  // CUDA versions: 1000 major + 10 minor; supports = 0: no driver

@@ -1,19 +1,22 @@
-"""The CUDA C++ kernel: one launch for all sections and the logits, nothing that the host waits for.
+"""The CUDA C++ kernels: one launch for all sections and the logits, nothing that the host waits for.
 
-It computes in fp32, so fp64 is refused. A target out of range cannot be reported without waiting for the
-device: that row's loss and gradient become NaN (a debug build of the kernel stops at an assertion).
+They compute in fp32, so fp64 is refused. Backward is one launch too, of a kernel of its own. A target out
+of range cannot be reported without waiting for the device: that row's loss and gradient become NaN (a debug
+build of the kernel stops at an assertion).
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ._dispatch import Backend, Call, only_reference, students_of, teachers_of
 from ._library import _C, MISSING, OP, Results, implement
-from ._native import PENALTIES, Native
+from ._native import DTYPES, PENALTIES, Native
 
 _OLDEST = (8, 0)  # compute capability
 _slots: dict[tuple[int, int], int] = {}  # of (device, stream)
@@ -40,6 +43,22 @@ def _launch(call: Call) -> Results:
             slot, counters = 0, torch.zeros(_C.CUDA_COUNTER_BYTES, dtype=torch.uint8, device=device)
         launch.run(workspace.data_ptr(), 0 if counters is None else counters.data_ptr(), slot, stream)
     return native.results()
+
+
+def _scale_into(gradients: Sequence[Tensor], scale: Tensor, out: Sequence[Tensor]) -> None:
+    """out_i = scale * gradient_i for dense tensors of equal layouts; out_i may be gradient_i."""
+    device = scale.device
+    assert scale.dtype == torch.float32, scale.dtype  # autograd has cast it to the dtype of the loss
+    with torch.cuda.device(device):
+        _C.cuda_scale(
+            tensors=[
+                (gradient.data_ptr(), result.data_ptr(), gradient.numel(), DTYPES[result.dtype])
+                for gradient, result in zip(gradients, out, strict=True)
+            ],
+            scale=scale.data_ptr(),
+            device=device.index,
+            stream=torch.cuda.current_stream(device).cuda_stream,
+        )
 
 
 def _slot(device: int, stream: int) -> int:
@@ -89,4 +108,6 @@ def _why_not(call: Call) -> str | None:
 
 if hasattr(_C, "CudaCall"):
     implement("loss", "CUDA", _launch)
-CUDA = Backend(name="cuda", missing=functools.cache(_missing), why_not=_why_not, op=OP)
+CUDA = Backend(
+    name="cuda", missing=functools.cache(_missing), why_not=_why_not, op=OP, scale_into=_scale_into
+)

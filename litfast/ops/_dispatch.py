@@ -52,12 +52,6 @@ def teachers_of(call: Call) -> list[Tensor]:
     return [*call.teacher_irs] if call.teacher is None else [*call.teacher_irs, call.teacher]
 
 
-def multiply_into(gradients: Sequence[Tensor], scale: Tensor, out: Sequence[Tensor]) -> None:
-    """out_i = scale * gradient_i in plain torch; out_i may be gradient_i."""
-    for gradient, result in zip(gradients, out, strict=True):
-        torch.mul(gradient, scale, out=result)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Backend:
     """One fused implementation of the ops."""
@@ -66,8 +60,8 @@ class Backend:
     missing: Callable[[], str | None]  # why it cannot run in this installation at all
     why_not: Callable[[Call], str | None]  # why it cannot serve this call, given that it runs
     op: Callable[..., Any]  # the schema of _library.py
-    # How backward scales off the CPU, without reading `scale` on the host.
-    scale_into: Callable[[Sequence[Tensor], Tensor, Sequence[Tensor]], None] = multiply_into
+    # How backward scales off the CPU, without reading `scale` on the host; None: serves the CPU alone.
+    scale_into: Callable[[Sequence[Tensor], Tensor, Sequence[Tensor]], None] | None = None
     automatic_on: tuple[str, ...] = ("cpu", "cuda")  # device types where "auto" may take it
 
 

@@ -12,7 +12,7 @@ from ._library import Results, new_results
 LogitsArgs = tuple[int, int, int, int, int, int, int, int, int, float, bool, bool]
 
 PENALTIES = {"l2": 0, "l1": 1, "smooth_l1": 2}  # Penalty of csrc/math.h
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # Dtype of csrc/math.h
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # Dtype of csrc/math.h
 
 
 class Native:
@@ -26,7 +26,7 @@ class Native:
         # The kernels compare equal offsets: what had to be copied for that lives as long as its address.
         self._pairs = [same_layout(s, t) for s, t in zip(call.student_irs, call.teacher_irs, strict=True)]
         self.sections = [
-            (_address(s), _address(t), _address(g), s.numel(), _DTYPES[s.dtype], _DTYPES[t.dtype], weight)
+            (_address(s), _address(t), _address(g), s.numel(), DTYPES[s.dtype], DTYPES[t.dtype], weight)
             for (s, t), g, weight in zip(self._pairs, gradients, call.weights, strict=False)
         ]
         self.logits = None
@@ -45,8 +45,8 @@ class Native:
             _address(gradient),
             student.numel() // K,
             K,
-            _DTYPES[student.dtype],
-            _DTYPES[teacher.dtype],
+            DTYPES[student.dtype],
+            DTYPES[teacher.dtype],
             call.ignore_index,
             call.label_smoothing,
             call.soft == "kl",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -81,3 +83,34 @@ def test_a_stream_keeps_its_counters_and_a_captured_launch_gets_its_own(
     assert _cuda._slot(1, 0) not in (first, second)
     capturing = True
     assert len({first, *(_cuda._slot(0, 0) for _ in range(3))}) == 4
+
+
+def test_backward_hands_over_addresses_sizes_and_the_dtypes_of_the_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[dict[str, Any]] = []
+    module = type("C", (), {"cuda_scale": staticmethod(lambda **options: calls.append(options))})
+    monkeypatch.setattr(_cuda, "_C", module)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=64))
+    gradients = [torch.randn(3, 5), torch.randn(7), torch.randn(41).bfloat16()]
+    out = [gradients[0], gradients[1].half(), gradients[2]]
+    scale = torch.tensor(2.0)
+    _cuda._scale_into(gradients, scale, out)
+    (call,) = calls
+    f32, bf16, f16 = 0, 2, 3
+    assert call["tensors"] == [
+        (g.data_ptr(), o.data_ptr(), g.numel(), dtype)
+        for g, o, dtype in zip(gradients, out, (f32, f16, bf16), strict=True)
+    ]
+    assert (call["scale"], call["stream"]) == (scale.data_ptr(), 64)
+
+
+def test_the_compiled_backward_takes_the_tuples_and_names_what_the_device_refuses() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    if not hasattr(_cuda._C, "cuda_scale"):
+        pytest.skip("litfast._C without CUDA kernels")
+    message = "litfast CUDA kernel: choosing the device must succeed, got cudaError"
+    with pytest.raises(RuntimeError, match=message):
+        _cuda._C.cuda_scale(tensors=[(0, 0, 0, 3)], scale=0, device=0, stream=0)

@@ -1,4 +1,4 @@
-"""The CUDA kernel as nvcc compiles it for sm_90: 16-byte loads, no register spilled, no local memory."""
+"""The CUDA kernels as nvcc compiles them for sm_90: 16-byte loads, no register spilled, no local memory."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ def _disassembler() -> str | None:
     return shutil.which("nvdisasm") or (shutil.which("nvdisasm", path=str(beside)) if beside else None)
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def _compile(source: str, folder: Path) -> tuple[Path, str]:
     """The machine code, and what the compiler says of its resources."""
     nvcc = shutil.which("nvcc")
     if not nvcc:
         pytest.skip("no nvcc on the PATH")
-    code = tmp_path_factory.mktemp("cuda") / "lit.cubin"
+    code = folder / f"{source}.cubin"
     command = [
         nvcc,
         "-std=c++17",
@@ -43,29 +42,43 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         "-o",
         str(code),
     ]
-    done = subprocess.run([*command, str(ROOT / "csrc/cuda/lit.cu")], capture_output=True, text=True)
+    done = subprocess.run([*command, str(ROOT / "csrc/cuda" / source)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return code, done.stderr
 
 
 @pytest.fixture(scope="module")
-def accesses(compiled: tuple[Path, str]) -> list[str]:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The kernel of the losses."""
+    return _compile("lit.cu", tmp_path_factory.mktemp("cuda"))
+
+
+def _accesses(code: Path) -> list[str]:
     """Memory instructions and barriers, in the order of the machine code."""
     disassembler = _disassembler()
     if not disassembler:
         pytest.skip("no nvdisasm on the PATH or in triton")
-    text = subprocess.run([disassembler, "-c", str(compiled[0])], capture_output=True, text=True, check=True)
+    text = subprocess.run([disassembler, "-c", str(code)], capture_output=True, text=True, check=True)
     return [match.group(0) for match in MEMORY.finditer(text.stdout)]
+
+
+@pytest.fixture(scope="module")
+def accesses(compiled: tuple[Path, str]) -> list[str]:
+    """Of the kernel of the losses."""
+    return _accesses(compiled[0])
+
+
+def _assert_in_registers(report: str, accesses: list[str]) -> None:
+    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
+    assert not re.search(r"[1-9]\d* bytes (stack frame|spill)", report)
+    assert not [name for name in accesses if name.startswith(("LDL", "STL"))]
 
 
 @pytest.mark.slow
 def test_no_register_is_spilled_and_no_local_memory_used(
     compiled: tuple[Path, str], accesses: list[str]
 ) -> None:
-    report = compiled[1]
-    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
-    assert not re.search(r"[1-9]\d* bytes (stack frame|spill)", report)
-    assert not [name for name in accesses if name.startswith(("LDL", "STL"))]
+    _assert_in_registers(compiled[1], accesses)
 
 
 @pytest.mark.slow
@@ -94,6 +107,20 @@ def test_elements_move_in_16_bytes_and_eight_loads_are_in_flight(accesses: list[
     assert sum(flight >= 8 for flight in flights) >= 5 * penalties
     assert sum(flight >= 6 for flight in flights) >= pairs * penalties
     assert sum(name.startswith("STG.E.128") for name in accesses) >= pairs * penalties
+
+
+def test_backward_moves_16_bytes_at_a_time_and_nothing_else_but_single_elements(tmp_path: Path) -> None:
+    code, report = _compile("scale.cu", tmp_path)
+    accesses = _accesses(code)
+    _assert_in_registers(report, accesses)
+    registers = re.search(r"Used (\d+) registers", report)
+    assert registers
+    assert int(registers.group(1)) <= 65536 // (256 * 4)
+    assert list(_flights(accesses)) == [4, 4, 4]  # fp32, bf16, and fp16 out of fp32
+    loads, stores = ([name for name in accesses if name.startswith(kind)] for kind in ("LDG", "STG"))
+    assert len(loads) == 3 * 4 + 3 + 1  # vectors, single elements, the scale
+    assert sum(name.startswith("STG.E.128") for name in stores) == 4 + 4 + 2
+    assert len(stores) == 4 + 4 + 2 + 3
 
 
 def test_the_build_names_its_architectures() -> None:

@@ -250,19 +250,11 @@ def test_a_compiled_step_is_one_graph_with_the_same_value_and_gradient(triton: s
     torch.testing.assert_close(*(torch.autograd.grad(loss, weight)[0] for loss in losses))
 
 
-@pytest.mark.parametrize("scale_into", ["multiply_into", "triton"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_backward_off_the_cpu_scales_out_of_place_until_the_graph_is_freed(
-    dtype: torch.dtype, scale_into: str, triton: str, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, triton: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dataclasses
-
-    from litfast.ops import _dispatch
-
     monkeypatch.setattr(_autograd, "_readable", lambda _: False)
-    if scale_into == "multiply_into":
-        plain = dataclasses.replace(_dispatch._BACKENDS[triton], scale_into=_dispatch.multiply_into)
-        monkeypatch.setitem(_dispatch._BACKENDS, triton, plain)
     students = [normal(3, 4099).to(dtype).requires_grad_(), normal(41).to(dtype).requires_grad_()]
     teachers = [normal(3, 4099), normal(41)]
 
