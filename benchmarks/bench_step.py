@@ -18,6 +18,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -45,7 +46,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ALPHA, TAU, SCALE = 0.95, 6.0, 0.5  # the published CIFAR run's
 SCHEDULE = Schedule(epochs=1, lr=0.1, momentum=0.9, weight_decay=1e-4)
 SECONDS = 4.0  # a case: all contenders together
-WARM_UP = 1 if DEVICE.type == "cpu" else 3  # steps; a graph is captured in the second
+NO_BF16 = "no bf16 units on this machine"
+WARM_UP = 0 if DEVICE.type == "cpu" else 3  # steps before the gate: a graph is captured in the second
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # How far a step may end from the plain one, as a share of its way. Rounding moves a few activations across a
 # ReLU's corner, which turns their whole gradient on or off: parameters of a ResNet-20 at B = 128 end 5e-3
@@ -146,7 +148,7 @@ def test_step(request: pytest.FixtureRequest, case: Case) -> None:
 def not_here(case: Case) -> str | None:
     """Why this machine does not measure the case."""
     if case.precision == "bf16" and not _fast_bf16(str(DEVICE)):
-        return "no bf16 units on this machine"
+        return NO_BF16
     if DEVICE.type == "cpu" and case.size not in ON_CPU:
         return "on a GPU only: minutes on a CPU"
     return None
@@ -196,18 +198,18 @@ def make(case: Case) -> Start:
 def makers(start: Start, case: Case, stack: ExitStack) -> dict[str, Maker | str]:
     """By name, how each contender is made, "plain" first; or why it does not run here."""
     cuda = DEVICE.type == "cuda"
-    found: dict[str, Maker | str] = {"plain": lambda: plain(start, case, precision="fp32")}
+    found: dict[str, Maker | str] = {"plain": partial(plain, start, case, precision="fp32")}
     if case.precision == "bf16":
-        found["plain bf16"] = lambda: plain(start, case, precision="bf16")
+        found["plain bf16"] = partial(plain, start, case, precision="bf16")
     else:
-        found["plain bf16"] = "another precision than the case's"
-    found["plain compile"] = lambda: plain(start, case, around=compiled)
+        found["plain bf16"] = "in the bf16 case" if _fast_bf16(str(DEVICE)) else NO_BF16
+    found["plain compile"] = partial(plain, start, case, around=compiled)
     if not cuda and case.size != COMPILED_ON_CPU:
-        found["plain compile"] = "on a CPU for ResNet-56 -> 20 at B=128, joint, alone: minutes of compiling"
+        found["plain compile"] = "on a CPU for ResNet-56 -> 20 at B=128, joint, alone: 90 s of compiling"
     captured = lambda: replayed(plain(start, case, precision="fp32"))  # noqa: E731
     found["plain graph"] = captured if cuda else "needs a CUDA device"
     for rung in LADDER:
-        found[rung.name] = unclimbed(rung, case) or (lambda rung=rung: litfast(start, case, rung, stack))
+        found[rung.name] = unclimbed(rung, case) or partial(litfast, start, case, rung, stack)
     return found
 
 
@@ -381,7 +383,7 @@ def present(found: Mapping[str, Maker | str], case: Case) -> tuple[dict[str, Run
 def first_step(contender: Contender) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
     """Parameters, statistics and loss before and after a step from the start.
 
-    What compiles or captures does so in the steps before it; then all is put back in place.
+    A step that captures does so in the WARM_UP steps before it; then all is put back in place.
     """
     state = contender.student.state_dict()
     start = {key: tensor.clone() for key, tensor in state.items()}
@@ -418,5 +420,4 @@ def kernels(run: Run) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         run()
         torch.cuda.synchronize(DEVICE)
-    on_gpu = torch.autograd.DeviceType.CUDA
-    return sum(event.device_type == on_gpu for event in profile.events() or ())
+    return sum(event.device_type.name == "CUDA" for event in profile.events() or ())
