@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import gc
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import pytest
@@ -25,7 +22,7 @@ from torch.nn import functional as F
 
 from litfast import ops, testing
 from litfast.bench import memory, modes
-from litfast.bench.stats import percentile, speedup
+from litfast.bench.interleave import interleave
 from litfast.testing import Sample
 
 # torch.compile imports what torch itself calls deprecated
@@ -39,7 +36,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BACKENDS = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}[DEVICE.type]  # Triton on a CPU is an interpreter
 TRIAD = "triad"
 ALPHA, BETA, TAU = 0.3, 0.75, 4.0
-SECONDS, MIN_ROUNDS, MAX_ROUNDS = 4.0, 5, 1000  # a sample: all contenders together
+SECONDS = 4.0  # a sample: all contenders together
 CPU_ELEMENTS = 2**25  # a side
 GATE_BYTES = 100  # an element: the accuracy rule holds the op, its inputs and its gradients in fp64
 RESNET_50 = ((256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7))
@@ -109,7 +106,7 @@ def measure(request: pytest.FixtureRequest, case: Case, backend: str) -> None:
     benchmark.extra_info.update(contender=backend, peak_bytes=memory.peak_bytes(ours, DEVICE))
     benchmark.extra_info.update(gradient_bytes=case.elements * case.dtype.itemsize, absent=absent)
     peaks = {name: memory.peak_bytes(run, DEVICE) for name, run in others.items()}
-    rows = interleave(benchmark, ours, others)
+    rows = interleave(benchmark, ours, others, device=DEVICE, seconds=SECONDS)
     benchmark.extra_info["against"] = [row | {"peak_bytes": peaks[row["contender"]]} for row in rows]
 
 
@@ -242,60 +239,3 @@ def present(
             gap = max(modes.deviation(one, other.float()) for one, other in both)
             assert gap <= allowed, f"{name}: gradients must lie within {allowed} of ours, got {gap:.2g}"
     return runs, absent
-
-
-def interleave(
-    benchmark: BenchmarkFixture, ours: Run, others: Mapping[str, Run], seconds: float = SECONDS
-) -> list[dict[str, Any]]:
-    """Time everybody once a round, ours by the fixture; one row for each of the others.
-
-    The others turn by one place each round, so that nobody always finds the caches of the same one before.
-    `speedup` says how many times faster ours is; p10 and p90 are of the ratio within a round.
-    """
-    took: dict[str, list[float]] = {name: [] for name in others}
-    turn = deque(others)
-
-    def before() -> None:
-        for name in turn:
-            took[name].append(timed(others[name]))
-        turn.rotate(-1)
-
-    warm: list[float] = []
-    while len(warm) < 3 and sum(warm) < seconds:
-        warm.append(timed(ours) + sum(timed(run) for run in others.values()))
-    rounds = min(max(int(seconds / median(warm)), MIN_ROUNDS), MAX_ROUNDS)
-    gc.disable()  # for the others; the fixture does it for ours alone
-    try:
-        benchmark.pedantic(lambda: settled(ours), setup=before, rounds=rounds)
-    finally:
-        gc.enable()
-    times: list[float] = benchmark.stats.stats.data  # type: ignore[union-attr]  # set by pedantic
-    return [row(name, theirs, times) for name, theirs in took.items()]
-
-
-def timed(run: Run) -> float:
-    """Seconds of one call, on a GPU until it is done."""
-    started = perf_counter()
-    settled(run)
-    return perf_counter() - started
-
-
-def settled(run: Run) -> None:
-    kept = run()
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-    del kept
-
-
-def row(contender: str, theirs: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:
-    ratio = speedup(theirs, ours)
-    quartiles = {f"q{n}_ms": 1000 * percentile(theirs, 25 * n) for n in (1, 3)}
-    head = {"contender": contender, "rounds": ratio.rounds, "median_ms": 1000 * percentile(theirs, 50)}
-    return {
-        **head,
-        **quartiles,
-        "speedup": ratio.speedup,
-        "p10": ratio.p10,
-        "p90": ratio.p90,
-        "tie": ratio.tie,
-    }

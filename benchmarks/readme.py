@@ -18,6 +18,7 @@ ROWS = {
     "lit_independent": "LIT, independent sections, random start",
     "lit_teacher_blocks": "**LIT, independent sections, from the teacher's blocks**",
 }
+STEP = ("plain", "plain compile", "fused ops", "+ folded teacher", "+ work elimination")
 
 
 def results() -> str:
@@ -56,6 +57,29 @@ def ops() -> str:
     return "\n".join(lines)
 
 
+def steps() -> str:
+    """One row a contender of the training step, one column a case, in the order of the record."""
+    document = record.read(RESULTS / "step_cpu.json")
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in document["results"]:
+        groups.setdefault(row["group"], {})[row["contender"]] = row
+    names = [name for name in STEP if any(name in contenders for contenders in groups.values())]
+    cores = f"{document['machine']['threads']} cores"
+    lines = [f"| a step, {cores} | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
+    for name in names:
+        cells = [step(contenders.get(name)) for contenders in groups.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def step(row: Mapping[str, Any] | None) -> str:
+    """Time and peak memory of a contender, and how many times faster the last rung is."""
+    if row is None:
+        return "-"
+    than = f", {gain(row)}" if "of" in row else ""
+    return f"{row['median_ms']:.0f} ms, {row['peak_bytes'] / 2**20:.0f} MB{than}"
+
+
 def gain(row: Mapping[str, Any] | None) -> str:
     """How many times faster litfast is than the contender of this row."""
     if row is None:
@@ -66,7 +90,7 @@ def gain(row: Mapping[str, Any] | None) -> str:
 def main() -> None:
     path = ROOT / "README.md"
     text = fresh = path.read_text()
-    for name, table in (("results", results()), ("ops", ops())):
+    for name, table in (("results", results()), ("ops", ops()), ("step", steps())):
         begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
         head, rest = fresh.split(begin)
         _, tail = rest.split(end)

@@ -68,7 +68,7 @@ def run_suite(name: str, path: Path, out: Path) -> bool:
         seconds=round(time.perf_counter() - started, 1),
     )
     for row in written["results"]:
-        print(f"{row['group']:<46} {row['contender']:<10} {row['median_ms']:>10.4f} ms{gain(row)}")
+        print(f"{row['group']:<46} {row['contender']:<18} {row['median_ms']:>10.4f} ms{gain(row)}")
     return passed
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 OPS = {
     "ir": {"sections": ((2, 3, 4, 4), (2, 5, 2, 2))},
@@ -18,20 +17,6 @@ OPS = {
 every_op = pytest.mark.parametrize("op", OPS)
 
 
-class Fixture:
-    """pytest-benchmark's fixture without its clock: as many rounds as asked for, each takes `seconds`."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.stats = SimpleNamespace(stats=SimpleNamespace(data=[]))
-
-    def pedantic(self, target: Callable[[], Any], *, setup: Callable[[], None], rounds: int) -> None:
-        for _ in range(rounds):
-            setup()
-            target()
-            self.stats.stats.data.append(self.seconds)
-
-
 @pytest.fixture(scope="module")
 def bench_ops(script: Callable[[str], ModuleType]) -> ModuleType:
     return script("bench_ops")
@@ -39,37 +24,6 @@ def bench_ops(script: Callable[[str], ModuleType]) -> ModuleType:
 
 def tiny(bench_ops: ModuleType, op: str, dtype: torch.dtype = torch.float32) -> Any:
     return bench_ops.Case(op=op, what="tiny", dtype=dtype, **OPS[op])
-
-
-def test_everybody_is_timed_once_a_round_and_the_others_take_turns(bench_ops: ModuleType) -> None:
-    calls: list[str] = []
-
-    def run(name: str) -> Callable[[], Sequence[Tensor]]:
-        return lambda: calls.append(name) or []  # type: ignore[func-returns-value]
-
-    others = {name: run(name) for name in "abc"}
-    rows = bench_ops.interleave(Fixture(1.0), run("ours"), others, seconds=1e-9)
-    timed = calls[-4 * bench_ops.MIN_ROUNDS :]
-    rounds = [tuple(timed[start : start + 4]) for start in range(0, len(timed), 4)]
-    turns = [("a", "b", "c", "ours"), ("b", "c", "a", "ours"), ("c", "a", "b", "ours")]
-    assert rounds == [*turns, *turns[:2]]
-    assert [row["contender"] for row in rows] == ["a", "b", "c"]
-
-
-def test_a_row_holds_the_ratio_within_the_rounds(
-    bench_ops: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seconds = {"slow": iter([2.0] * 20), "near": iter([0.4, 0.6] * 10), "ours": iter([0.5] * 20)}
-    monkeypatch.setattr(bench_ops, "timed", lambda run: next(seconds[run()[0]]))
-    others = {name: lambda name=name: [name] for name in ("slow", "near")}
-    slow, near = bench_ops.interleave(Fixture(0.5), lambda: ["ours"], others, seconds=21)
-    assert slow == {
-        "contender": "slow",
-        "rounds": 7,  # of 3 seconds each in 21
-        **{"median_ms": 2000, "q1_ms": 2000, "q3_ms": 2000},
-        **{"speedup": 4, "p10": 4, "p90": 4, "tie": False},
-    }
-    assert near["tie"] is True
 
 
 def test_a_red_gate_times_nothing(bench_ops: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
