@@ -68,7 +68,7 @@ class Experiment:
             modes.check(*way, torch.device(engine.device))
         plans = list(
             plan(
-                self._twin().phases(),
+                self._copied().phases(),
                 self.train,
                 device=torch.device(engine.device),
                 precision=engine.precision,
@@ -84,7 +84,7 @@ class Experiment:
         engine = self.config.engine
         options = {"precision": engine.precision, "accumulate": engine.accumulate, "ema": engine.ema}
         found = auto.choose(
-            lambda: self._twin().phases(),
+            lambda: self._copied().phases(),
             self.train,
             device=torch.device(engine.device),
             candidates=self._ways(),
@@ -97,7 +97,7 @@ class Experiment:
         engine = self.config.engine
         return auto.ways(engine.mode, engine.branches, torch.device(engine.device))
 
-    def _twin(self) -> Experiment:
+    def _copied(self) -> Experiment:
         """The same on copies of the models, which may be trained."""
         return replace(self, teacher=copy.deepcopy(self.teacher), student=copy.deepcopy(self.student))
 

@@ -33,8 +33,8 @@ class Schedule:
         optimizer: sgd (with `momentum`), adam, adamw (with `betas`) or rmsprop.
         milestones: whole epochs at which `steps` multiplies the learning rate by `gamma`.
         clip: largest 2-norm of the branch's gradients taken as one vector; None leaves them as they are.
-        patience: stop a branch (it is frozen and leaves the step) when its loss on the validation samples has
-            not improved for this many epochs; 0 never does. A phase is over when all its branches are.
+        patience: early stop: a branch is frozen and leaves the step when its loss on the validation samples
+            has not improved for this many epochs; 0 never does. A phase is over when all its branches are.
     """
 
     epochs: int

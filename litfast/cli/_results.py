@@ -7,6 +7,7 @@ from typing import Any
 from litfast import build
 from litfast.bench import quick, report
 from litfast.cli import _card, _console
+from litfast.config import Config
 from litfast.engine import evaluate
 from litfast.engine.rundir import RunDirectory
 from litfast.models.sectioned import SectionedModel
@@ -26,6 +27,7 @@ def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, 
         "samples": {"train": experiment.train.samples, "test": experiment.test.samples},
         "test_accuracy": accuracies,
         "phases": _phases(run),
+        "stopped": _stopped(run, experiment.config),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "precision": precision,
     }
@@ -66,8 +68,28 @@ def show(results: dict[str, Any], run: RunDirectory, *, as_json: bool) -> None:
         if phase["best"] is not None:
             best_last = f"best {phase['best']:.2f} %, last {phase['last']:.2f} %"
             _console.say(f"validation accuracy in phase {name}: {best_last}")
+    for name, branches in results["stopped"].items():
+        listed = ", ".join(f"{branch} after epoch {epoch}" for branch, epoch in branches.items())
+        _console.say(f"stopped early in phase {name} (patience): {listed}")
     took = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
     _console.say(f"saved in {run.path} (trained: {took})")
+
+
+def _stopped(run: RunDirectory, settings: Config) -> dict[str, dict[str, int]]:
+    """By phase, the branches that their patience stopped early, each with its last epoch."""
+    taught = {} if settings.teacher is None else {"teacher": settings.teacher.train}
+    schedules = {**taught, **settings.phases}
+    last: dict[str, dict[str, int]] = {}
+    for row in run.rows():  # a branch's validation loss is in the journal while the branch trains
+        for name in [key.removesuffix(".val_loss") for key in row if key.endswith(".val_loss")]:
+            last.setdefault(row["phase"], {})[name] = row["epoch"]
+    found = {}
+    for phase, branches in last.items():
+        schedule = schedules[phase]
+        assert schedule is not None
+        early = {name: epoch for name, epoch in branches.items() if epoch < schedule.epochs}
+        found |= {phase: early} if early else {}
+    return found
 
 
 def _phases(run: RunDirectory) -> dict[str, dict[str, float | None]]:

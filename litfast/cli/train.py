@@ -61,6 +61,8 @@ def train(
 
         litfast train my.toml --set sections.epochs=8 --seed 1 --out runs/mine
 
+        litfast train --set sections.patience=3                sections that learn no more stop early
+
         litfast train --resume --out runs/mine
     """
     with _console.usage():
@@ -83,7 +85,8 @@ def train(
     _apply(settings)
     experiment = build.experiment(settings)
     experiment.rehearse()
-    _say_agreement(experiment)
+    if not _is_taught(settings):
+        _say_agreement(experiment)
     chosen = ""
     if not resume:
         experiment, chosen = experiment.choose()
@@ -95,7 +98,7 @@ def train(
     run.write_config(config.dump(settings))
     seconds = _run(run, experiment, resume)
     results = _results.collect(run, experiment, seconds)
-    _note(run, settings, "finished")
+    _note(run, settings, "finished", stopped=results["stopped"])
     _results.show(results, run, as_json=as_json)
 
 
@@ -143,20 +146,31 @@ def _compare_backend(run: RunDirectory) -> None:
         _console.say(said, _console.err)
 
 
+def _is_taught(settings: config.Config) -> bool:
+    """Whether the run trains its teacher, in phase "teacher"."""
+    return settings.teacher is not None and settings.teacher.train is not None
+
+
 def _say_agreement(experiment: build.Experiment) -> None:
-    """How exact the teacher's fast program is; a teacher that is yet to be trained has nothing to say."""
-    teacher = experiment.config.teacher
-    found = experiment.agreement() if teacher is not None and teacher.train is None else None
+    """How far the teacher as it will be run is from the plain one: once its weights are there."""
+    found = experiment.agreement()
     if found is None:
         return
-    irs = ", ".join(f"{error:.1e}" for error in found.irs)
-    plain = f"; not fused: {', '.join(found.plain)}" if found.plain else ""
-    precision = experiment.config.engine.teacher_precision
-    said = f"teacher in {precision}: relative error of its irs {irs}, of its logits {found.logits:.1e}{plain}"
+    folded = "folded" + (f" (not {', '.join(found.plain)})" if found.plain else "")
+    said = (
+        f"teacher: {folded}, {experiment.config.engine.teacher_precision}; its irs are within "
+        f"{max(found.irs):.1e} of the plain teacher's, its logits within {found.logits:.1e} (relative)"
+    )
     _console.say(said, _console.err)
 
 
-def _note(run: RunDirectory, settings: config.Config, status: str, chosen: str = "") -> None:
+def _note(
+    run: RunDirectory,
+    settings: config.Config,
+    status: str,
+    chosen: str = "",
+    stopped: dict[str, dict[str, int]] | None = None,
+) -> None:
     """run.json; `chosen`, what "auto" said at the start, stays from one writing to the next."""
     before = run.read(MARK) if (run.path / MARK).exists() else {}
     run.write(
@@ -168,6 +182,7 @@ def _note(run: RunDirectory, settings: config.Config, status: str, chosen: str =
             "seed": settings.seed,
             "engine": asdict(settings.engine),
             "auto": chosen or before.get("auto", ""),
+            "stopped": stopped or {},
             "backend": _backend(),
             "machine": machine.describe(),
         },
@@ -201,6 +216,8 @@ def _run(run: RunDirectory, experiment: build.Experiment, resume: bool) -> dict[
             for line in report.notes:
                 _console.say(line, _console.err)
             if report.kind == "phase":
+                if report.phase == "teacher" and _is_taught(experiment.config):
+                    _say_agreement(experiment)
                 seconds[report.phase] = time.perf_counter() - started
                 started = time.perf_counter()
             if stop.signal is not None:

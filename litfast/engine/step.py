@@ -21,6 +21,10 @@ Function = Callable[..., Any]
 class Step:
     """The eager step. Branches run one by one: a branch's activations are freed before the next starts.
 
+    What was observed stays until the last branch has run. In LIT the first section has the largest
+    activations and makes the peak, where all later sections' IRs must be there: freeing them as they are
+    used would save nothing.
+
     Args:
         phase: what trains.
         precision: "fp32", or "bf16" (autocast; losses, batch-norm statistics and optimizer state stay fp32).

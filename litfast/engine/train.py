@@ -225,9 +225,10 @@ class _Run:
         for name in exhausted(step.active, at.waits):
             step.stop([name])
             best, since = at.waits[name]
+            epochs = f"{since:.0f} epoch{'s' if since > 1 else ''}"
             self.notes.append(
-                f"{phase.name}: branch {name} stopped after epoch {at.epoch}: its validation loss has not "
-                f"been below {best:.4g} for {since:.0f} epochs"
+                f"{phase.name}: branch {name} stopped after epoch {at.epoch} of {phase.epochs}: its "
+                f"validation loss has not improved on {best:.4g} for {epochs}"
             )
         return {f"{name}.val_loss": loss for name, loss in losses.items()}
 

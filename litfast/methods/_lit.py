@@ -191,6 +191,9 @@ class _SectionStep:
             return {"loss": scaled, "ir": scaled.detach() / (factor or 1.0)}
 
         params = tuple(self.student.sections[i].parameters())
+        # No `needs`: the last section waits for the whole teacher in any case, so an earlier start of others
+        # shortens no step. Nor is there a module to name: a teacher as a program runs its own copies, after
+        # the modules themselves have run once to check them, and own statistics are moved after the teacher.
         return Branch(name=self.names[position], params=params, loss=loss, schedule=schedule)
 
 

@@ -70,7 +70,8 @@ class Paths:
                 outputs[i] = ir = self._run_once(i, ir)
             elif self._is_twin(i, ir, seen):
                 moved = (self.own_moves, self.ir_moves)
-                ir, outputs[i] = twin_pass(self.student.sections[i], ir, seen.irs[i], moved=moved)
+                section, taught = self.student.sections[i], self._teacher_ir(i, seen)
+                ir, outputs[i] = twin_pass(section, ir, taught, moved=moved)
             else:
                 ir = self._own_output(i, ir)
         logits = self.student.head(ir)
@@ -78,7 +79,8 @@ class Paths:
 
     def on_teacher_ir(self, i: int, seen: Seen) -> Tensor:
         """Section i's output on the teacher's IR, with noise where that is asked for."""
-        ir = seen.irs[i] + self.noise * torch.randn_like(seen.irs[i]) if self.noise else seen.irs[i]
+        ir = self._teacher_ir(i, seen)
+        ir = ir + self.noise * torch.randn_like(ir) if self.noise else ir
         return self._run(i, ir, moves=self.ir_moves)
 
     def move_statistics(self, seen: Seen) -> None:
@@ -86,6 +88,13 @@ class Paths:
         ir = self._stem_output(seen)
         for i in range(max(self.chosen) + 1):
             ir = self._own_output(i, ir)
+
+    def _teacher_ir(self, i: int, seen: Seen) -> Tensor:
+        """The IR that section i reads, in its own dtype; autocast casts for itself."""
+        ir = seen.irs[i]
+        if torch.is_autocast_enabled(ir.device.type):
+            return ir
+        return ir.to(next(self.student.sections[i].parameters()).dtype)
 
     def _own_output(self, i: int, ir: Tensor) -> Tensor:
         return self._run(i, ir, moves=self.own_moves)
@@ -118,7 +127,7 @@ class Paths:
             return False
         if ir.device.type not in TWIN_DEVICES or ir.numel() > TWIN_ELEMENTS:
             return False
-        section, taught = self.student.sections[i], seen.irs[i]
+        section, taught = self.student.sections[i], self._teacher_ir(i, seen)
         return self._verdict(
             f"twin {i}", lambda: is_repeatable(section, ir) and is_per_sample(section, ir, taught)
         )

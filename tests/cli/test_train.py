@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,7 +32,10 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
         "student.safetensors",
     }
     assert promised | {"model.json", "results.json", "README.md"} <= names
-    assert json.loads((finished / "run.json").read_text())["status"] == "finished"
+    assert (
+        json.loads((finished / "run.json").read_text()).items()
+        >= {"status": "finished", "stopped": {}}.items()
+    )
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [(row["phase"], row["epoch"]) for row in rows] == [
         *[("teacher", 1), ("teacher", 2), ("sections", 1), ("sections", 2), ("finetune", 1)]
@@ -138,19 +142,36 @@ def test_one_section_of_a_finished_run_is_trained_alone(
     assert {key for key in before if key.startswith("layer2.") and "num_batches" not in key} <= moved
 
 
+@pytest.mark.parametrize(("precision", "teachers"), [("bf16", "fp32"), ("fp32", "bf16")])
 def test_the_teachers_precision_is_set_and_its_agreement_said(
-    finished: Path, litfast: Litfast, tmp_path: Path
+    precision: str, teachers: str, finished: Path, litfast: Litfast, tmp_path: Path
 ) -> None:
     words = {"teacher.weights": finished / "teacher.safetensors", "teacher.train": "none"}
     sets = [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
-    words = {"engine.precision": "bf16", "sections.epochs": 1, "finetune.epochs": 0}
+    words = {"engine.precision": precision, "sections.epochs": 1, "finetune.epochs": 1}
     sets += [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
-    sets += ["--teacher-precision", "fp32"]
+    sets += ["--teacher-precision", teachers]
     result = litfast("train", finished / "config.toml", *sets, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
-    assert "teacher in fp32: relative error of its irs " in result.stderr
+    (said,) = [line for line in result.stderr.splitlines() if line.startswith("teacher: ")]
+    assert said.startswith(f"teacher: folded, {teachers}; its irs are within ")
     engine = config.load(str(tmp_path / "run" / "config.toml")).engine
-    assert (engine.precision, engine.teacher_precision) == ("bf16", "fp32")
+    assert (engine.precision, engine.teacher_precision) == (precision, teachers)
+
+
+def test_what_patience_stopped_is_said_and_stays_with_the_run(
+    recipe: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    words = {"teacher.train.epochs": 1, "sections.epochs": 8, "sections.patience": 1, "sections.lr": 1.0}
+    sets = [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
+    result = litfast("train", recipe, *sets, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    said = re.findall(r"sections: branch (\w+) stopped after epoch (\d) of 8", result.stderr)
+    early = {branch: int(epoch) for branch, epoch in said if epoch != "8"}
+    assert early
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["stopped"] == {"sections": early}
+    listed = ", ".join(f"{branch} after epoch {epoch}" for branch, epoch in early.items())
+    assert f"stopped early in phase sections (patience): {listed}\n" in result.stdout
 
 
 def test_patience_without_validation_samples_is_refused_before_training(

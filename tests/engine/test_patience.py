@@ -75,7 +75,7 @@ def test_a_branch_that_no_longer_improves_is_stopped_and_said(
                 kept = {name: value.clone() for name, value in state.items()}
     assert [report.notes for report in epochs[:2] + epochs[3:]] == [()] * 5
     assert epochs[2].notes == (
-        "play: branch a stopped after epoch 3: its validation loss has not been below 1 for 2 epochs",
+        "play: branch a stopped after epoch 3 of 6: its validation loss has not improved on 1 for 2 epochs",
     )
     assert all(torch.equal(value, kept[name]) for name, value in state.items())  # statistics too
     assert [set(r.metrics) for r in epochs[2:4]] == [

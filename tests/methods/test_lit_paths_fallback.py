@@ -14,6 +14,7 @@ from litfast.data.loader import Batch
 from litfast.methods import _paths, lit
 from litfast.methods._kd import Seen as Observation
 from litfast.models import SectionedModel, sectioned
+from litfast.models.inference import Inference
 from litfast.phase import Phase, Schedule
 
 SCHEDULE = Schedule(epochs=1, lr=0.1)
@@ -158,3 +159,38 @@ def test_large_tensors_make_no_twin(
     counted = calls(student, ["b"])
     phase.branches[0].loss(observation)
     assert counted == {"b": 2}
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("beta", [0.0, 0.75])
+def test_a_bf16_teacher_serves_a_fp32_step(
+    beta: float,
+    noise: float,
+    twin: bool,
+    teacher: SectionedModel,
+    student: SectionedModel,
+    batch: Batch,
+    ready: Ready,
+    seen: Seen,
+    gradients: Check,
+    plain_step: Check,
+) -> None:
+    """Sections read its IRs in the student's dtype; the losses read them as they are."""
+    teacher, student = teacher.float(), student.float()
+    observe = Inference(teacher, precision="bf16")
+    phase = ready(
+        lit(teacher, student, **PHASES, **KD, beta=beta, noise=noise, bn_stats="ir", observe=observe)
+    )
+    copy, batch = deepcopy(student), Batch(batch.images.float(), batch.target)
+    observation = seen(phase, batch)
+    assert {ir.dtype for ir in observation.irs} == {torch.bfloat16}
+    wide = observation._replace(irs=[ir.float() for ir in observation.irs], logits=observation.logits.float())
+    torch.manual_seed(0)
+    _, expected, _ = plain_step(copy, wide, **KD, beta=beta, noise=noise, bn_stats="ir")
+    torch.manual_seed(0)
+    found: dict[str, Tensor] = {}
+    for branch in phase.branches:
+        found |= {name: g for name, g in gradients(phase, observation, branch).items() if g is not None}
+    assert set(found) == {name for name, g in expected.items() if g is not None}
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)

@@ -1,0 +1,65 @@
+"""LIT's captured step: what its first batch decides by reading the host is decided before the capture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from litfast.data.loader import Batch
+from litfast.engine.graph import GraphStep
+from litfast.engine.step import Step, prepared
+from litfast.methods import _paths, lit
+from litfast.models import create
+from litfast.models.inference import Inference
+from litfast.phase import Phase, Schedule
+
+from .tape import TapeCapture
+
+CPU = torch.device("cpu")
+
+
+def made(beta: float, precision: str) -> Phase:
+    """Phase "sections" with the teacher as a program."""
+    torch.manual_seed(0)
+    teacher, student = (create(name, classes=4, channels=3) for name in ("resnet14", "resnet8"))
+    schedule = Schedule(epochs=1, lr=0.01)
+    observe = Inference(teacher.eval(), precision=precision)
+    return next(lit(teacher, student, sections=schedule, finetune=schedule, beta=beta, observe=observe))
+
+
+def batches() -> Iterator[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(4):
+        yield Batch(torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8) % 4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("beta", [0.0, 0.75])
+def test_a_captured_lit_step_reads_no_host(
+    beta: float, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_paths, "TWIN_DEVICES", ("cpu",))  # whose check reads the host, as on a GPU
+    ends = []
+    for captured in (True, False):
+        phase, capture = made(beta, precision), TapeCapture()
+        with prepared(phase, CPU):
+            step = Step(phase, precision="fp32", device=CPU, captured=True)
+            runner = GraphStep(step, capture, rows=4) if captured else step
+            for at, batch in enumerate(batches()):
+                runner(batch, step=at, progress=0.0)
+        assert step.notes == []
+        assert capture.records == captured
+        ends.append(phase.model.state_dict())
+    for name, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][name], rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.75])
+def test_the_first_lit_step_does_read_it(beta: float) -> None:
+    phase = made(beta, "fp32")
+    with prepared(phase, CPU):
+        step = Step(phase, precision="fp32", device=CPU, captured=True)
+        with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+            TapeCapture().record(lambda: step.compute(next(batches()), phase.branches) and None)
