@@ -83,7 +83,7 @@ def _stopped(run: RunDirectory, settings: Config) -> dict[str, dict[str, int]]:
     for row in run.rows():  # a branch's validation loss is in the journal while the branch trains
         for name in [key.removesuffix(".val_loss") for key in row if key.endswith(".val_loss")]:
             last.setdefault(row["phase"], {})[name] = row["epoch"]
-    found = {}
+    found: dict[str, dict[str, int]] = {}
     for phase, branches in last.items():
         schedule = schedules[phase]
         assert schedule is not None

@@ -11,13 +11,20 @@ from litfast.data.loader import Batch
 from litfast.engine.graph import GraphStep
 from litfast.engine.step import Step, prepared
 from litfast.methods import _paths, lit
-from litfast.models import create
+from litfast.models import _fusion, create
 from litfast.models.inference import Inference
 from litfast.phase import Phase, Schedule
 
 from .tape import TapeCapture
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: no oneDNN weights, whose storage the tape cannot see, and twin batches."""
+    monkeypatch.setattr(_fusion, "_packs", lambda *_: False)
+    monkeypatch.setattr(_paths, "TWIN_DEVICES", ("cpu",))  # whose check reads the host
 
 
 def made(beta: float, precision: str) -> Phase:
@@ -37,10 +44,7 @@ def batches() -> Iterator[Batch]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("beta", [0.0, 0.75])
-def test_a_captured_lit_step_reads_no_host(
-    beta: float, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_paths, "TWIN_DEVICES", ("cpu",))  # whose check reads the host, as on a GPU
+def test_a_captured_lit_step_reads_no_host(beta: float, precision: str) -> None:
     ends = []
     for captured in (True, False):
         phase, capture = made(beta, precision), TapeCapture()
