@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from litfast import ops, testing
 from litfast.bench import memory, modes
 from litfast.bench.interleave import interleave
+from litfast.engine.trial import reason
 from litfast.testing import Sample
 
 # torch.compile imports what torch itself calls deprecated
@@ -232,7 +233,7 @@ def present(
             found = runs[name]()
         except Exception as error:  # a missing compiler, library or memory raises many types
             runs.pop(name, None)
-            absent[name] = modes.reason(error)
+            absent[name] = reason(error)
             continue
         if name != TRIAD:
             both = zip(found, expected, strict=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from litfast.bench import modes
 from litfast.bench.memory import peak_bytes
 from litfast.bench.modes import Runner
+from litfast.engine.trial import reason
 
 BLOCK_S = 0.005  # one timing lasts at least this long: far above the clock's and the scheduler's grain
 
@@ -46,7 +47,7 @@ def truth(name: str, model: nn.Module, images: Tensor) -> Tensor | str:
         with torch.inference_mode():
             outputs = runner(images)
     except (RuntimeError, MemoryError) as error:
-        why = modes.reason(error)
+        why = reason(error)
         if isinstance(error, MemoryError) or "memory" in why.lower():
             return why
         raise ValueError(f"measure: {name} must take images {list(images.shape)}, got: {why}") from error
@@ -69,7 +70,7 @@ def build(
         with torch.inference_mode():
             lane.error = modes.deviation(lane.runner(images), expected)
     except Exception as error:  # a compiler that is missing or fails raises many types: the row says which
-        lane.reason = modes.reason(error)
+        lane.reason = reason(error)
         return lane
     allowed = modes.tolerance(precision, images.device)
     lane.gate = lane.error <= allowed

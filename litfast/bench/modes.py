@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable
 
 import torch
@@ -61,12 +60,3 @@ def deviation(outputs: Tensor, truth: Tensor) -> float:
     if largest > 0:
         return difference / largest
     return float("inf") if difference > 0 else 0.0
-
-
-def reason(error: Exception) -> str:
-    """One line that says why a mode cannot run here, without the machine's folders."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    headless = (
-        lines[1:] if lines[0].endswith("raised:") else []
-    )  # torch.compile puts the cause on the second line
-    return re.sub(r"(?:/[^\s/:'\"]+)+/", "", (headless or lines)[0])[:200]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._dispatch import Backend, Call, students_of
+from ._dispatch import NUMBERS, Backend, Call, students_of
 from .reference import Coefficient
 
 
@@ -28,15 +28,12 @@ def fused(backend: Backend, call: Call) -> tuple[Tensor, Tensor, Tensor]:
     recording = torch.is_grad_enabled()
     needs = [recording and student.requires_grad for student in students]
     numbers = _pack((call.tau, call.alpha, call.beta, call.scale), students[0].device)
-    args = (*call[:_NUMBERS], *numbers, needs)
+    args = (*call[:NUMBERS], *numbers, needs)
     if not any(needs):
         total, parts, correct, _ = backend.op(*args)
         return total, parts, correct
     losses: tuple[Tensor, Tensor, Tensor] = _Fused.apply(backend, args, *students)
     return losses
-
-
-_NUMBERS = Call._fields.index("tau")
 
 
 class _Fused(torch.autograd.Function):

@@ -42,6 +42,9 @@ class Call(NamedTuple):
     needs: Sequence[bool] = ()  # which gradients to write, the logits' last
 
 
+NUMBERS = Call._fields.index("tau")  # where tau, alpha, beta and scale begin
+
+
 def students_of(call: Call) -> list[Tensor]:
     """What may get a gradient: the sections, then the logits."""
     return [*call.student_irs] if call.student is None else [*call.student_irs, call.student]
@@ -130,13 +133,10 @@ def _check_devices(call: Call) -> None:
             what = "student_logits" if student is call.student else f"student_irs[{i}]"
             rule = f"be on student_irs[0]'s device {device}"
             raise ValueError(f"{call.who}: {what} must {rule}, got {student.device}")
-    for what, value in zip(("tau", "alpha", "beta", "scale"), call[_TAU : _TAU + 4], strict=True):
+    for what, value in zip(("tau", "alpha", "beta", "scale"), call[NUMBERS : NUMBERS + 4], strict=True):
         if isinstance(value, Tensor) and not value.is_cpu and value.device != device:
             rule = f"be on the CPU or the students' device {device}"
             raise ValueError(f"{call.who}: {what} must {rule}, got {value.device}")
-
-
-_TAU = Call._fields.index("tau")
 
 
 def backends() -> list[tuple[str, str | None]]:
