@@ -177,9 +177,9 @@ def test_a_bf16_teacher_serves_a_fp32_step(
 ) -> None:
     """Sections read its IRs in the student's dtype; the losses read them as they are."""
     teacher, student = teacher.float(), student.float()
-    observe = Inference(teacher, precision="bf16")
+    observer = Inference(teacher, precision="bf16")
     phase = ready(
-        lit(teacher, student, **PHASES, **KD, beta=beta, noise=noise, bn_stats="ir", observe=observe)
+        lit(teacher, student, **PHASES, **KD, beta=beta, noise=noise, bn_stats="ir", observer=observer)
     )
     copy, batch = deepcopy(student), Batch(batch.images.float(), batch.target)
     observation = seen(phase, batch)
