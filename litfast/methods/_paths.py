@@ -64,7 +64,8 @@ class Paths:
 
     def both(self, seen: Seen) -> tuple[list[Tensor], Tensor]:
         """The chosen sections' outputs on the teacher's IRs, and the logits of the student's own path."""
-        ir, outputs = self._stem_output(seen), dict[int, Tensor]()
+        ir = self._stem_output(seen)
+        outputs: dict[int, Tensor] = {}
         for i in range(len(self.student.sections)):
             if self._serves_both(i, ir, seen):
                 outputs[i] = ir = self._run_once(i, ir)

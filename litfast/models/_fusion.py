@@ -67,6 +67,11 @@ def _fold(program: fx.GraphModule) -> None:
         program.graph.erase_node(node)
 
 
+def is_packed(part: nn.Module) -> bool:
+    """Whether `part` holds weights in oneDNN's own layout."""
+    return any(isinstance(module, _PackedConv) for module in part.modules())
+
+
 def _packs(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether oneDNN has convolutions fused with what follows."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():

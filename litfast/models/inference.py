@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from litfast.models._fusion import fused
+from litfast.models._fusion import fused, is_packed
 from litfast.models._modes import evaluating
 from litfast.models.sectioned import SectionedModel
 
@@ -59,23 +59,28 @@ class Inference:
         self._parts = [_Part(part) for part in (teacher.stem, *teacher.sections, teacher.head)]
         self._tensors: list[Tensor] = []
         self._made_for: object = None
+        self._run = self._forward
 
     @torch.no_grad()  # inference mode's tensors could not be saved for the student's backward
     def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """The IRs, S + 1 of them, and the logits [B, K] of a batch [B, ...]."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-            if self._made_for != self._state(x):
+            # compiled code cannot ask; whoever compiles has run a step before
+            if not torch.compiler.is_compiling() and self._made_for != self._state(x):
                 self._make(x)
-            stem, *sections, head = self._parts
-            irs = [stem(x)]
-            for section in sections:
-                irs.append(section(irs[-1]))
-            return irs, head(irs[-1])
+            return self._run(x)
 
     @property
     def sections(self) -> Sequence[nn.Module]:
         return self._parts[1:-1]
+
+    def _forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        stem, *sections, head = self._parts
+        irs = [stem(x)]
+        for section in sections:
+            irs.append(section(irs[-1]))
+        return irs, head(irs[-1])
 
     def _state(self, images: Tensor) -> object:
         return images.device, [tensor._version for tensor in self._tensors]
@@ -95,6 +100,10 @@ class Inference:
                 plain.append(name)
             x = out
         self.plain = tuple(plain)
+        # nothing is left to fuse, and no compiler sees into such weights
+        self._run = (
+            torch.compiler.disable(self._forward) if any(map(is_packed, self._parts)) else self._forward
+        )
 
 
 class _Part(nn.Module):

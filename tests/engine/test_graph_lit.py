@@ -1,4 +1,4 @@
-"""LIT's captured step: what its first batch decides by reading the host is decided before the capture."""
+"""LIT's captured or compiled step: what its first batch decides by reading the host is decided before."""
 
 from __future__ import annotations
 
@@ -67,3 +67,16 @@ def test_the_first_lit_step_does_read_it(beta: float) -> None:
         step = Step(phase, precision="fp32", device=CPU, captured=True)
         with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
             TapeCapture().record(lambda: step.compute(next(batches()), phase.branches) and None)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("beta", [0.0, 0.75])
+def test_a_step_that_has_run_compiles_to_whole_graphs(beta: float, precision: str) -> None:
+    phase, batch = made(beta, precision), next(batches())
+    with prepared(phase, CPU):
+        step = Step(phase, precision="fp32", device=CPU)
+        step(batch, step=0, progress=0.0)
+        torch.compiler.reset()
+        step.wrap(lambda function: torch.compile(function, backend="eager", fullgraph=True, dynamic=False))
+        metrics = step(batch, step=1, progress=0.0)
+    assert all(value.isfinite() for value in metrics.values())
