@@ -1,8 +1,10 @@
-"""What an image set is: its splits, and how to normalise and augment them."""
+"""What an image set is: its splits, and how its images are cut, normalised and augmented."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,8 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
+    """Decoded samples, all in memory and of one shape."""
+
     images: Tensor  # [N, C, H, W] uint8
-    labels: Tensor  # [N] int64
+    labels: Tensor  # [N] int64, or [N, A] for A attributes
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -21,21 +25,87 @@ class Images:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Files:
+    """Encoded samples (JPEG, PNG), a file each."""
+
+    root: Path
+    paths: tuple[str, ...]  # below root
+    labels: Tensor  # [N] int64, or [N, A] for A attributes
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def at(self, indices: Tensor) -> Files:
+        chosen = tuple(self.paths[i] for i in indices.tolist())
+        return replace(self, paths=chosen, labels=self.labels[indices])
+
+    def name(self, i: int) -> str:
+        """The file, for messages."""
+        return str(self.root / self.paths[i])
+
+    def read(self, i: int) -> bytes:
+        """The encoded image."""
+        return (self.root / self.paths[i]).read_bytes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Members:
+    """Encoded samples within uncompressed tar archives (webdataset shards)."""
+
+    tars: tuple[Path, ...]
+    tar: Tensor  # [N] int64, into tars
+    offset: Tensor  # [N] int64, of the image's first byte within its tar
+    size: Tensor  # [N] int64, bytes
+    keys: tuple[str, ...]
+    labels: Tensor  # [N] int64, or [N, A] for A attributes
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def at(self, indices: Tensor) -> Members:
+        chosen = {name: getattr(self, name)[indices] for name in ("tar", "offset", "size", "labels")}
+        return replace(self, keys=tuple(self.keys[i] for i in indices.tolist()), **chosen)
+
+    def name(self, i: int) -> str:
+        """The archive and the sample's key, for messages."""
+        return f"{self.tars[int(self.tar[i])]}:{self.keys[i]}"
+
+    def read(self, i: int) -> bytes:
+        """The encoded image."""
+        with self.tars[int(self.tar[i])].open("rb") as file:
+            file.seek(int(self.offset[i]))
+            return file.read(int(self.size[i]))
+
+
+Encoded = Files | Members
+Samples = Images | Encoded
+AnySamples = TypeVar("AnySamples", Images, Files, Members)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Splits with the set's usual normalisation (of pixels scaled to 0..1) and augmentation."""
+    """Splits with the set's usual normalisation (of pixels scaled to 0..1) and augmentation.
+
+    An encoded image is decoded to RGB, cut to its middle `centre_crop` square, resized so that its shorter
+    side is `size` and cut to the middle square. In training any image is then padded by `crop`, cut at random
+    to its size and, with `flip`, mirrored with probability 1/2. At last it is normalised.
+    """
 
     name: str
-    train: Images
-    test: Images
-    val: Images | None
+    train: Samples
+    test: Samples
+    val: Samples | None
     classes: tuple[str, ...]
     mean: tuple[float, ...]  # one a channel
     std: tuple[float, ...]
     crop: int  # padding of the random crop, in pixels
     flip: bool
+    centre_crop: int | None = None  # pixels; None takes the image whole
+    size: int | None = None  # pixels; None: all images have one size already
+    attributes: tuple[str, ...] = ()  # names of the A columns of labels [N, A]
 
 
-def hold_out(images: Images, count: int, seed: int) -> tuple[Images, Images]:
+def hold_out(images: AnySamples, count: int, seed: int) -> tuple[AnySamples, AnySamples]:
     """Hold `count` images out, chosen by a seeded permutation of all (not stratified by class).
 
     Returns:
