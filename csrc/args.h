@@ -24,4 +24,10 @@ using CoefficientArgs = std::tuple<double, double, double, double>;
 // Either the rows are 0, or the other three are.
 using LossArgs = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, bool>;
 
+// images, index, top, left, mirrored, table, out
+using AugmentArgs = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
+
+// N, H, W, C, B, crop
+using AugmentSizes = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
+
 }  // namespace litfast

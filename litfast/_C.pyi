@@ -15,6 +15,8 @@ LogitsArgs = tuple[int, int, int, int, int, int, int, int, int, float, bool, boo
 ScaledArgs = tuple[int, int, int, int]
 CoefficientArgs = tuple[float, float, float, float]
 LossArgs = tuple[int, int, int, int, bool]
+AugmentArgs = tuple[int, int, int, int, int, int, int]
+AugmentSizes = tuple[int, int, int, int, int, int]
 
 def lit_cpu(
     sections: Sequence[SectionArgs],
@@ -24,6 +26,9 @@ def lit_cpu(
     losses: LossArgs,
     threads: int,
     isa: str,
+) -> int: ...
+def augment_cpu(
+    tensors: AugmentArgs, sizes: AugmentSizes, size: int, channels_last: bool, threads: int
 ) -> int: ...
 def build_info() -> BuildInfo: ...
 

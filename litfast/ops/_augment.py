@@ -1,0 +1,66 @@
+"""`torch.ops.litfast.augment`: what its backends are given, its schema and fake, and the backends themselves.
+
+The op writes to `out` and returns nothing. An element is copied from the table, never computed, so every
+backend gives the bits of the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..registry import Registry
+from ._dispatch import Backend
+from ._library import LIBRARY
+
+
+class Augment(NamedTuple):
+    """One call of the op, in the order of its schema; checked by the public function."""
+
+    images: Tensor  # [N, H, W, C] uint8, contiguous
+    index: Tensor  # [B] int64
+    top: Tensor  # [B] int64
+    left: Tensor  # [B] int64
+    mirrored: Tensor  # [B] bool
+    table: Tensor  # [C, 256]
+    crop: int
+    channels_last: bool
+    out: Tensor  # [B, C, H, W] of the table's dtype, dense in the layout that channels_last says
+
+
+def dense(call: Augment) -> Augment:
+    """The call as kernels take it: contiguous but for `out`."""
+    names = ("index", "top", "left", "mirrored", "table")
+    return call._replace(**{name: getattr(call, name).contiguous() for name in names})
+
+
+def range_error(call: Augment, b: int) -> ValueError:
+    """The error for sample b, whose index, top or left is out of range."""
+    for what, end in (("index", len(call.images)), ("top", 2 * call.crop + 1), ("left", 2 * call.crop + 1)):
+        if not 0 <= (value := int(getattr(call, what)[b])) < end:
+            return ValueError(f"augment: {what}[{b}] must lie in [0, {end}), got {value}")
+    raise AssertionError(b)
+
+
+def define(name: str) -> Callable[..., Any]:
+    """The op `litfast::name` with its fake: two backends of one device need ops of their own."""
+    LIBRARY.define(
+        f"{name}(Tensor images, Tensor index, Tensor top, Tensor left, Tensor mirrored, Tensor table, "
+        "int crop, bool channels_last, Tensor(a!) out) -> ()",
+        tags=torch.Tag.pt2_compliant_tag,
+    )
+    torch.library.register_fake(f"litfast::{name}", lambda *args: None, lib=LIBRARY)
+    op: Callable[..., Any] = getattr(torch.ops.litfast, name).default
+    return op
+
+
+def implement(name: str, device: str, run: Callable[[Augment], None]) -> None:
+    """Makes `run` what the op `litfast::name` does on `device`, CPU or CUDA."""
+    LIBRARY.impl(name, lambda *args: run(dense(Augment(*args))), device)
+
+
+OP = define("augment")
+BACKENDS: Registry[Backend[Augment]] = Registry("backend")
