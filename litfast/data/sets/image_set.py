@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from litfast.data.sets.items import Items
+
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
@@ -78,8 +80,8 @@ class Members:
 
 
 Encoded = Files | Members
-Samples = Images | Encoded
-AnySamples = TypeVar("AnySamples", Images, Files, Members)
+Samples = Images | Encoded | Items
+AnySamples = TypeVar("AnySamples", Images, Files, Members, Items)
 
 
 @dataclass(frozen=True, kw_only=True)
