@@ -10,7 +10,7 @@ from litfast.data.sets.items import Items
 def image_shape(
     samples: Samples, *, centre_crop: int | None = None, size: int | None = None
 ) -> tuple[int, int, int]:
-    """(C, H, W) of all images, as the first one has it; it is decoded where `size` and `centre_crop` are none.
+    """(C, H, W) of all images, as the first one has it, which is decoded where no size is given.
 
     Raises:
         ValueError: there is no sample, or the first one cannot be decoded.

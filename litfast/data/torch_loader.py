@@ -28,7 +28,7 @@ WHO = "TorchLoader"
 class TorchLoader:
     """Batches of any samples, read and decoded by worker processes, on machines without DALI too.
 
-    Order, crops and flips are drawn as `litfast.data.draws` says, so every number of workers delivers the same
+    Order, crops and flips are drawn as `litfast.data.draws` says, so any number of workers delivers the same
     batches, and so does a resident loader of the same images. What a user's Dataset itself draws from torch,
     numpy or Python follows from (seed, epoch, sample) as well.
 
@@ -141,21 +141,13 @@ class TorchLoader:
             generator=torch.Generator(),  # a seed of its own would be drawn from the training's generator
         )
         batches = _iterator(loader)
-        while True:
-            try:
-                found = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise ChildProcessError(
-                    f"{WHO}: a worker must live until the epoch's end, got one that was killed "
-                    "(out of memory, or out of shared memory?)"
-                ) from None
-            if isinstance(found, _Failed):
-                raise found.kind(found.line)
-            yield found
+        try:
+            while (found := _next(batches)) is not None:
+                if isinstance(found, _Failed):
+                    raise found.kind(found.line)
+                yield found
+        finally:
+            del batches  # the workers end here, and not when a traceback is collected
 
 
 class _Raw(NamedTuple):
@@ -257,6 +249,16 @@ class _Finish:
 
 def _as_it_is(found: _Raw | _Failed) -> _Raw | _Failed:
     return found
+
+
+def _next(batches: Iterator[_Raw | _Failed]) -> _Raw | _Failed | None:
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+    got = "one that was killed (out of memory, or out of shared memory?)"
+    return _Failed(ChildProcessError, f"{WHO}: a worker must live until the epoch's end, got {got}")
 
 
 def _iterator(loader: DataLoader[Any]) -> Iterator[Any]:
