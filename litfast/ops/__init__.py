@@ -1,4 +1,4 @@
-"""Loss ops and augmentation: the mathematics in reference.py, backends that serve it, public functions that choose."""
+"""Losses and augmentation: defined in reference.py, served by backends, chosen by public functions."""
 
 from __future__ import annotations
 
