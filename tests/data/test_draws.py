@@ -30,7 +30,7 @@ def in_order_of_the_set(drawn: Draws, values: Tensor) -> Tensor:
 
 
 def chi_square(cells: Tensor, count: int) -> float:
-    """sum (seen - expected)^2 / expected; `count` - 1 on average, with variance 2 (count - 1)."""
+    """sum (seen - expected)^2 / expected, of count - 1 degrees of freedom."""
     seen = cells.bincount(minlength=count).double()
     assert len(seen) == count
     expected = len(cells) / count
@@ -38,8 +38,9 @@ def chi_square(cells: Tensor, count: int) -> float:
 
 
 def is_likely(statistic: float, freedom: int) -> bool:
-    """Within 4 standard deviations: neither uneven nor too even to be random."""
-    return abs(statistic - freedom) < 4 * (2 * freedom) ** 0.5
+    """Within 4 standard deviations (Wilson and Hilferty): neither uneven nor too even to be random."""
+    spread = 2 / (9 * freedom)
+    return abs((statistic / freedom) ** (1 / 3) - (1 - spread)) < 4 * spread**0.5
 
 
 @pytest.mark.parametrize(("seed", "epoch"), SEEDS)
