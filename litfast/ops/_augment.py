@@ -21,7 +21,7 @@ class Augment(NamedTuple):
     """One call of the op, in the order of its schema; checked by the public function."""
 
     images: Tensor  # [N, H, W, C] uint8, contiguous
-    index: Tensor  # [B] int64
+    chosen: Tensor  # [B] int64, the index of each sample: a tuple has an `index` of its own
     top: Tensor  # [B] int64
     left: Tensor  # [B] int64
     mirrored: Tensor  # [B] bool
@@ -33,14 +33,19 @@ class Augment(NamedTuple):
 
 def dense(call: Augment) -> Augment:
     """The call as kernels take it: contiguous but for `out`."""
-    names = ("index", "top", "left", "mirrored", "table")
+    names = ("chosen", "top", "left", "mirrored", "table")
     return call._replace(**{name: getattr(call, name).contiguous() for name in names})
 
 
 def range_error(call: Augment, b: int) -> ValueError:
     """The error for sample b, whose index, top or left is out of range."""
-    for what, end in (("index", len(call.images)), ("top", 2 * call.crop + 1), ("left", 2 * call.crop + 1)):
-        if not 0 <= (value := int(getattr(call, what)[b])) < end:
+    offsets = 2 * call.crop + 1
+    for what, values, end in (
+        ("index", call.chosen, len(call.images)),
+        ("top", call.top, offsets),
+        ("left", call.left, offsets),
+    ):
+        if not 0 <= (value := int(values[b])) < end:
             return ValueError(f"augment: {what}[{b}] must lie in [0, {end}), got {value}")
     raise AssertionError(b)
 

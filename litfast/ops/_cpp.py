@@ -34,11 +34,19 @@ def _run(call: Call) -> Results:
 
 
 def _run_augment(call: Augment) -> None:
-    out = call.out
-    tensors = tuple(t.data_ptr() for t in (*call[:6], out))
-    sizes = (*call.images.shape, len(call.index), call.crop)
+    tensors = (
+        call.images.data_ptr(),
+        call.chosen.data_ptr(),
+        call.top.data_ptr(),
+        call.left.data_ptr(),
+        call.mirrored.data_ptr(),
+        call.table.data_ptr(),
+        call.out.data_ptr(),
+    )
+    N, H, W, C = call.images.shape
+    sizes = (N, H, W, C, len(call.chosen), call.crop)
     threads = torch.get_num_threads()
-    bad = _C.augment_cpu(tensors, sizes, out.element_size(), call.channels_last, threads)
+    bad = _C.augment_cpu(tensors, sizes, call.out.element_size(), call.channels_last, threads)
     if bad >= 0:
         raise _augment.range_error(call, bad)
 

@@ -33,16 +33,16 @@ def augment(
 
         out[b, c, y, x] = table[c, padded[index_b, top_b + y, left_b + (W - 1 - x if mirrored_b else x), c]]
 
-    where `padded` are the images with `crop` zeros (raw, before the table) on each side. All backends give the
-    same bits. There is no gradient.
+    where `padded` are the images with `crop` zeros (raw, before the table) on each side. All backends give
+    the same bits. There is no gradient.
 
     Args:
         images: the whole set; any number of channels.
         index: which images, each in [0, N).
         top, left: offsets of the window in the padded image, each in [0, 2 crop].
         mirrored: whether to flip left to right, after the crop.
-        table: the value of channel c and raw pixel v, in float32, float64, bfloat16 or float16; `augment_table`
-            makes that of the usual normalisation.
+        table: the value of channel c and raw pixel v, in float32, float64, bfloat16 or float16;
+            `augment_table` makes that of the usual normalisation.
         crop: padding in pixels, also more than the image has.
         channels_last: memory format of the result; False: contiguous.
         out: written to and returned; in the table's dtype and in that memory format. None makes a new one.
@@ -52,9 +52,9 @@ def augment(
         [B, C, H, W] in the table's dtype.
 
     Raises:
-        ValueError, TypeError: a shape, dtype, device, layout or option is not as above. An index, top or left
-            out of range is found on the CPU alone, before anything is written: elsewhere the host would have to
-            wait for the device. There nothing is read out of bounds, and that sample becomes NaN.
+        ValueError, TypeError: a shape, dtype, device, layout or option is not as above. An index, top or
+            left out of range is found on the CPU alone, before anything is written: elsewhere the host would
+            have to wait for the device. There nothing is read out of bounds, and that sample becomes NaN.
         RuntimeError: the named backend is not installed.
     """
     _check(images, (index, top, left, mirrored), table, crop)
@@ -80,8 +80,8 @@ def augment_table(
 ) -> Tensor:  # [C, 256]
     """The normalisation `(v / 255 - mean_c) / std_c` of every raw pixel v, for `augment`.
 
-    Computed in fp32 on the CPU in this order, then rounded to `dtype`: what torchvision's ToTensor and Normalize
-    give, on whichever device the table is used.
+    Computed in fp32 on the CPU in this order, then rounded to `dtype`: what torchvision's ToTensor and
+    Normalize give, on whichever device the table is used.
 
     Raises:
         ValueError: mean and std differ in length, or a number of std is not positive.
@@ -140,6 +140,6 @@ def _check_range(call: Augment) -> None:
     """Raises ValueError for a sample out of range, where that can be read without waiting for a device."""
     if not call.images.is_cpu or torch.compiler.is_compiling() or is_transformed():
         return
-    bad = ~reference.inside(call.images, call.index, call.top, call.left, call.crop)
+    bad = ~reference.inside(call.images, call.chosen, call.top, call.left, call.crop)
     if bad.any():
         raise range_error(call, int(bad.nonzero()[0]))

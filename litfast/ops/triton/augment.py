@@ -1,4 +1,4 @@
-"""Augmentation in Triton: one launch, a program for each run of a sample's elements as they lie in the output.
+"""Augmentation in Triton: one launch, a program for each run of a sample's elements in the output's order.
 
 Traffic of n elements: n bytes and n values; the table stays in the cache. A sample out of range becomes NaN.
 """
@@ -59,7 +59,7 @@ def gather(
 def augment_into(call: Augment) -> None:
     """Writes the batch to `call.out`."""
     N, H, W, C = call.images.shape
-    programs = len(call.index) * triton.cdiv(H * W * C, BLOCK)
+    programs = len(call.chosen) * triton.cdiv(H * W * C, BLOCK)
     if not programs:
         return
     with torch.cuda.device_of(call.images):
