@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from litfast.data.decode import decode
+from litfast.data.decode import decode_at
 from litfast.data.sets.image_set import Images, Samples
 from litfast.data.sets.items import Items
 
@@ -13,7 +13,7 @@ def image_shape(
     """(C, H, W) of all images, as the first one has it, which is decoded where no size is given.
 
     Raises:
-        ValueError: there is no sample, or the first one cannot be decoded.
+        ValueError: there is no sample, a size below 1, or the first one cannot be decoded.
     """
     if len(samples) == 0:
         raise ValueError("data: a split must hold at least one sample, got none")
@@ -22,7 +22,10 @@ def image_shape(
     if isinstance(samples, Items):
         H, W, C = samples.read(0)[0].shape
         return C, H, W
+    for name, value in (("size", size), ("centre_crop", centre_crop)):
+        if value is not None and value < 1:
+            raise ValueError(f"data: {name} must be 1 or more, got {value}")
     if side := size or centre_crop:
         return 3, side, side
-    H, W, C = decode(samples.read(0), name=samples.name(0), centre_crop=None, size=None).shape
+    H, W, C = decode_at(samples, 0).shape
     return C, H, W

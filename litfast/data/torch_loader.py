@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from litfast.data.decode import decode
+from litfast.data.decode import decode_at
 from litfast.data.draws import draws, steps
 from litfast.data.loader import IGNORED, Batch
 from litfast.data.sets.image_set import Images, Samples
@@ -90,7 +90,7 @@ class TorchLoader:
                 raise ValueError(
                     f"{WHO}: {name} must hold {shape[0]} numbers, one a channel, got {len(values)}"
                 )
-        self._decode = partial(decode, centre_crop=centre_crop, size=size)
+        self._decode = partial(decode_at, centre_crop=centre_crop, size=size, shape=shape[1:])
         self._shape = shape
         self._finish = _Finish(mean, std, self._crop, dtype, channels_last, self.device)
 
@@ -187,19 +187,14 @@ class _Reader:
 
     def _one(self, i: int) -> tuple[Tensor, Tensor]:
         assert not isinstance(self._samples, Images)
-        if isinstance(self._samples, Items):
-            pixels, label = self._samples.read(i, self._seed)
-        else:
-            name = self._samples.name(i)
-            pixels, label = (
-                self._decode(self._samples.read(i), name=name),
-                self._samples.labels[i],
-            )
+        if not isinstance(self._samples, Items):
+            return torch.from_numpy(self._decode(self._samples, i)), self._samples.labels[i]
+        pixels, label = self._samples.read(i, self._seed)
         C, H, W = self._shape
         if pixels.shape != (H, W, C):
             raise ValueError(
-                f"data: {self._samples.name(i)} must be {C}x{H}x{W} like {self._samples.name(0)}, "
-                f"got {pixels.shape[2]}x{pixels.shape[0]}x{pixels.shape[1]}; data.size resizes files"
+                f"data: {self._samples.name(i)} must be {C}x{H}x{W} as the first sample is, "
+                f"got {pixels.shape[2]}x{pixels.shape[0]}x{pixels.shape[1]}"
             )
         return pixels, label
 

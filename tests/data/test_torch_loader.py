@@ -213,9 +213,17 @@ def test_a_bad_file_is_named_in_one_line(damage: str, workers: int, files: Files
 
 def test_a_file_of_another_size_is_named(files: Files) -> None:
     Image.new("RGB", (9, 9)).save(files.root / "7.png")
-    with pytest.raises(ValueError, match=r"7\.png must be 3x6x8 like .*0\.png, got 3x9x9; data\.size"):
+    with pytest.raises(ValueError, match=r"7\.png must be 8x6 pixels as the other images are, got 9x9"):
         list(loader(files).batches(0))
     assert len(list(loader(files, size=4).batches(0))) == 4
+
+
+def test_an_item_of_another_size_is_named() -> None:
+    def grown(pixels: Tensor) -> Tensor:
+        return pixels[:, :, :7] if pixels[0, 0, 0] == arrays().images[3, 0, 0, 0] else pixels
+
+    with pytest.raises(ValueError, match=r"^data: sample 3 of Pictures must be 3x6x8 as .* got 3x6x7$"):
+        list(loader(Items(dataset=Pictures(grown))).batches(0))
 
 
 def test_a_dataset_that_fails_is_told_with_its_own_line() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MOST_CHANNELS = 4
+CHANNELS = ((1, 3), (2, 4))  # the likelier ones first
 
 
 class MapStyle(Protocol):
@@ -28,8 +28,8 @@ class MapStyle(Protocol):
 class Items:
     """Samples of a map-style Dataset.
 
-    An image is a PIL image, or a tensor or array [C, H, W] or [H, W, C] (where both could be meant, a tensor
-    has its channels first and an array last) of uint8, or of floats that are taken as they are. A label is a
+    An image is a PIL image, or a tensor or array [C, H, W] or [H, W, C] (with 1 to 4 channels; where both could
+    be meant, a tensor has them first and an array last) of uint8, or of floats that are taken as they are. A label is a
     whole number, or a vector of A.
     """
 
@@ -93,12 +93,12 @@ def _pixels(image: Any, name: str) -> Tensor:
         raise TypeError(f"data: the image of {name} must be uint8 or floats, got {pixels.dtype}")
     places = (0, 2) if isinstance(image, Tensor) else (2, 0)
     if pixels.dim() == 3 and min(pixels.shape) > 0:
-        for place in places:
-            if pixels.shape[place] <= MOST_CHANNELS:
-                pixels = pixels.permute(1, 2, 0) if place == 0 else pixels
-                return pixels if pixels.dtype == torch.uint8 else pixels.to(torch.float32)
+        found = [place for known in CHANNELS for place in places if pixels.shape[place] in known]
+        if found:
+            pixels = pixels.permute(1, 2, 0) if found[0] == 0 else pixels
+            return pixels if pixels.dtype == torch.uint8 else pixels.to(torch.float32)
     raise ValueError(
-        f"data: the image of {name} must be [C, H, W] or [H, W, C] with 1 to {MOST_CHANNELS} channels, "
+        f"data: the image of {name} must be [C, H, W] or [H, W, C] with 1 to 4 channels, "
         f"got {list(pixels.shape)}"
     )
 
