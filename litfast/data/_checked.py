@@ -68,7 +68,7 @@ class Checked:
 def _identities(samples: Encoded) -> tuple[list[str], list[Stamp | None]]:
     """A name for each sample, and the stamp of the file that it lies in; None where there is no such file."""
     if isinstance(samples, Files):
-        return list(samples.paths), [_stamp(samples.root / path) for path in samples.paths]
+        return list(samples.paths), [_stamp(os.path.join(samples.root, path)) for path in samples.paths]
     stamps = [_stamp(tar) for tar in samples.tars]
     which = samples.tar.tolist()
     parts = zip(which, samples.offset.tolist(), samples.size.tolist(), strict=True)
@@ -76,9 +76,9 @@ def _identities(samples: Encoded) -> tuple[list[str], list[Stamp | None]]:
     return names, [stamps[tar] for tar in which]
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _stamp(path: str | Path) -> Stamp | None:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return [found.st_size, found.st_mtime_ns]

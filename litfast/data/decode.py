@@ -1,4 +1,4 @@
-"""Encoded images to pixels, by Pillow: one, a whole set at once, and a pass that finds the unreadable ones."""
+"""Encoded images to pixels by Pillow: one, a whole set, and a pass that finds the unreadable ones."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def decode(
     """The pixels of an encoded image (JPEG, PNG, BMP, PPM, TIFF, WebP), [H, W, 3] uint8 RGB.
 
     Grey becomes three equal channels, of 16 bits the upper 8 count, a palette and CMYK become their RGB, an
-    alpha channel is left out and of several frames the first counts. An EXIF orientation is applied; EXIF that
-    cannot be read is ignored. The image is cut to its middle `centre_crop` square (an odd pixel more stays on
-    the right and at the bottom), resized so that its shorter side is `size` (bilinear with antialiasing) and
-    cut to the middle square.
+    alpha channel is left out, and of several frames the first counts. The EXIF orientation is applied; EXIF
+    that cannot be read is ignored. The image is cut to its middle `centre_crop` square (an odd pixel more
+    stays on the right and at the bottom), resized so that its shorter side is `size` (bilinear with
+    antialiasing) and cut to the middle square.
 
     Args:
         name: the file, for messages.
