@@ -40,7 +40,7 @@ ONLY_IN = {
     "rich": ("cli/", "bench/report.py"),
     "typer": ("cli/",),
     "triton": ("ops/triton/",),
-    "nvidia": ("data/dali.py",),
+    "nvidia": ("data/dali.py", "data/_dali_"),
     "litfast._C": ("ops/_library.py",),
     "tomllib": ("config.py",),
     "matplotlib": ("bench/picture.py",),

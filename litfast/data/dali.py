@@ -1,4 +1,4 @@
-"""Batches from a DALI pipeline: decoded and augmented on the GPU where there is one, else on all CPU cores."""
+"""Batches from a DALI pipeline, which decodes and augments on the GPU where there is one."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class _Place(NamedTuple):
 class DaliLoader:
     """Batches from a pipeline of NVIDIA DALI, of decoded or encoded samples.
 
-    An encoded image is decoded to RGB, cut to its middle `centre_crop` square, resized (linear, antialiased) so
-    that its shorter side is `size` and cut to the middle square. Training pads by `crop` raw zeros a side, cuts
-    at whole offsets uniform over 0..2 crop and mirrors with probability 1/2. Then, as one fused operator,
-    image = (raw / 255 - mean) / std. Order, offsets and flips are `draws` of (seed, epoch), fed to the pipeline,
-    so the samples, crops and flips are those of every other loader, whatever was delivered before.
+    An encoded image is decoded to RGB, cut to its middle `centre_crop` square, resized (linear,
+    antialiased) so that its shorter side is `size` and cut to the middle square. Training pads by `crop` raw
+    zeros a side, cuts at whole offsets uniform over 0..2 crop and mirrors with probability 1/2. At last
+    image = (raw / 255 - mean) / std. Order, offsets and flips are `draws` of (seed, epoch), fed to the
+    pipeline, so they are those of every other loader. The pipeline's own checkpoint travels in `state`.
 
-    DALI writes float32 and float16; another `dtype` is reached in the copy out of DALI's own tensors, which
-    every batch needs in any case.
+    DALI writes float32 and float16; any other `dtype` is reached in the copy out of DALI's own tensors,
+    which every batch needs in any case.
 
     Args:
         samples: Images are fed as arrays, Files are read by DALI, Members read from their tar archives.
@@ -150,7 +150,7 @@ class DaliLoader:
         return {"dali": checkpoint, "version": self._version, "epoch": epoch, "start": start, "step": step}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up a state of the same version of DALI; any other is without use, as every place can be reached."""
+        """Take up a state of the same version of DALI; without one every place is reached all the same."""
         self._restored = state if state.get("version") == self._version else {}
 
     def _taken(self, epoch: int, start: int) -> tuple[_Run, int]:
