@@ -15,7 +15,7 @@ from litfast.config import Config, DataConfig, StudentConfig, TeacherConfig, coe
 from litfast.data import choice, screen, sets
 from litfast.data.loader import Loader
 from litfast.data.sets import ImageSet
-from litfast.data.sets.image_set import Samples
+from litfast.data.sets.image_set import Source
 from litfast.data.shape import image_shape
 from litfast.engine import auto, modes
 from litfast.engine.plan import BranchPlan, plan
@@ -36,8 +36,8 @@ COMPOSED = ("name", "student_init", "observe")  # options of methods that no rec
 class Experiment:
     """A resolved config and the objects that it names.
 
-    `val` is None where nothing is held out; `loader` says which loader serves and why, `left_out` which images
-    cannot be decoded.
+    `val` is None where nothing is held out; `loader` says which loader serves and why, `left_out` which
+    images cannot be decoded.
     """
 
     config: Config
@@ -146,10 +146,8 @@ def experiment(config: Config) -> Experiment:
     """All objects of a resolved config; whatever can be wrong with it is found here, before any training."""
     method_options(config)
     images, left_out = image_set(config.data)
-    if images.attributes:
-        raise ValueError(
-            f"data: labels of {images.name} must be one class an image, got {len(images.attributes)} attributes"
-        )
+    if (count := len(images.attributes)) > 0:
+        raise ValueError(f"data: labels of {images.name} must be one class an image, got {count} attributes")
     config, why = with_loader(config, images)
     train, val = _split(config, images)
     shape = image_shape(images.train, centre_crop=images.centre_crop, size=images.size)
@@ -200,7 +198,7 @@ def model(config: TeacherConfig | StudentConfig, images: ImageSet, channels: int
     )
 
 
-def loader(split: Samples, images: ImageSet, config: Config, *, train: bool) -> Loader:
+def loader(split: Source, images: ImageSet, config: Config, *, train: bool) -> Loader:
     """The settled loader over one split; only training shuffles and augments."""
     return choice.make(
         config.data.loader,
@@ -260,7 +258,7 @@ def method_options(config: Config) -> dict[str, Any]:
     return given | config.phases
 
 
-def _split(config: Config, images: ImageSet) -> tuple[Samples, Samples | None]:
+def _split(config: Config, images: ImageSet) -> tuple[Source, Source | None]:
     if config.data.val is None:
         return images.train, images.val
     if config.data.val == 0:

@@ -15,7 +15,7 @@ from litfast.data.dali import DaliLoader
 from litfast.data.decode import decode_all
 from litfast.data.loader import Loader
 from litfast.data.resident import ResidentLoader
-from litfast.data.sets.image_set import Images, ImageSet, Samples
+from litfast.data.sets.image_set import Images, ImageSet, Source
 from litfast.data.sets.items import Items
 from litfast.data.shape import image_shape
 from litfast.data.torch_loader import TorchLoader
@@ -54,18 +54,18 @@ def choose(name: str, images: ImageSet, *, device: str | torch.device) -> Choice
         if reason := refused[name](1.0):
             raise ValueError(f"data: loader {name} must be able to serve {images.name}, got: {reason}")
         return Choice(name, "asked for")
-    reasons = []
+    reasons: list[str] = []
     for known, reason_of in refused.items():
         if not (reason := reason_of(SHARE)):
             why = "; ".join(reasons) or f"its images take {_size(_bytes(images))} of {_place(place)}"
             return Choice(known, why)
-        reasons.append(f"not {known}: {reason}")
+        reasons.append(f"not {known}, {reason}")
     raise AssertionError("the torch loader serves every set")
 
 
 def make(
     name: str,
-    samples: Samples,
+    samples: Source,
     *,
     centre_crop: int | None = None,
     size: int | None = None,
@@ -83,7 +83,7 @@ def make(
     """
     if workers is not None and workers < 0:
         raise ValueError(f"data: workers must be 0 or more, got {workers}")
-    if name == "dali":
+    if name == "dali" and not isinstance(samples, Items):
         return DaliLoader(samples, centre_crop=centre_crop, size=size, threads=workers or None, **options)
     if name == "torch":
         if workers is None:
@@ -106,9 +106,8 @@ def advice(name: str, images: ImageSet, share: float, *, device: str | torch.dev
     if name == "dali":
         return f"{waited}: data.loader=resident may help where the set fits into memory"
     reason = _not_dali(images, torch.device(device))
-    return f"{waited}: " + (
-        f"more data.workers may help ({reason})" if reason else "data.loader=dali may help"
-    )
+    helps = f"more data.workers may help ({reason})" if reason else "data.loader=dali may help"
+    return f"{waited}: {helps}"
 
 
 def _not_resident(images: ImageSet, device: torch.device, share: float) -> str:
@@ -142,7 +141,7 @@ def _missing(device: torch.device) -> str:
     return ""
 
 
-def _splits(images: ImageSet) -> Sequence[Samples]:
+def _splits(images: ImageSet) -> Sequence[Source]:
     return [samples for samples in (images.train, images.test, images.val) if samples is not None]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from litfast.data.decode import undecodable
-from litfast.data.sets.image_set import Files, ImageSet, Members, Samples
+from litfast.data.sets.image_set import Files, ImageSet, Members, Source
 from litfast.data.sets.items import Items
 
 LISTED = 10  # names in the one line; the run keeps all
@@ -31,7 +31,7 @@ def screened(images: ImageSet) -> tuple[ImageSet, tuple[str, ...]]:
     """The set without the images that cannot be decoded, and these: "FILE (reason)". All are tried once.
 
     Raises:
-        ValueError: nothing is left of a split, or its images come from a Dataset, which nobody else can judge.
+        ValueError: nothing is left of a split, or its images come from a Dataset.
     """
     kept, left_out = {}, []
     for split, samples in _splits(images):
@@ -62,6 +62,6 @@ def said(left_out: tuple[str, ...], images: ImageSet) -> str:
     )
 
 
-def _splits(images: ImageSet) -> list[tuple[str, Samples]]:
+def _splits(images: ImageSet) -> list[tuple[str, Source]]:
     found = {name: getattr(images, name) for name in ("train", "test", "val")}
     return [(name, samples) for name, samples in found.items() if samples is not None]

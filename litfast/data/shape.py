@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from litfast.data.decode import decode_at
-from litfast.data.sets.image_set import Images, Samples
+from litfast.data.sets.image_set import Images, Source
 from litfast.data.sets.items import Items
 
 
 def image_shape(
-    samples: Samples, *, centre_crop: int | None = None, size: int | None = None
+    samples: Source, *, centre_crop: int | None = None, size: int | None = None
 ) -> tuple[int, int, int]:
     """(C, H, W) of all images, as the first one has it, which is decoded where no size is given.
 
@@ -18,7 +18,8 @@ def image_shape(
     if len(samples) == 0:
         raise ValueError("data: a split must hold at least one sample, got none")
     if isinstance(samples, Images):
-        return tuple(samples.images.shape[1:])
+        C, H, W = samples.images.shape[1:]
+        return C, H, W
     if isinstance(samples, Items):
         H, W, C = samples.read(0)[0].shape
         return C, H, W

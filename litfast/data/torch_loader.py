@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from litfast.data.decode import decode_at
 from litfast.data.draws import draws, steps
 from litfast.data.loader import IGNORED, Batch
-from litfast.data.sets.image_set import Images, Samples
+from litfast.data.sets.image_set import Images, Source
 from litfast.data.sets.items import Items
 from litfast.data.shape import image_shape
 from litfast.ops import augment, augment_table
@@ -54,7 +54,7 @@ class TorchLoader:
 
     def __init__(
         self,
-        samples: Samples,
+        samples: Source,
         *,
         batch: int,
         mean: Sequence[float],
@@ -82,8 +82,17 @@ class TorchLoader:
         self.device = torch.device(device)
         self._source, self._workers, self._seed = samples, workers, seed
         self._train, self._crop = train, crop if train else 0
-        shared = {"batch": batch, "train": train, "seed": seed, "crop": self._crop, "flip": flip}
-        self._draws = partial(draws, self.samples, **shared, shard_id=shard_id, num_shards=num_shards)
+        self._draws = partial(
+            draws,
+            self.samples,
+            batch=batch,
+            train=train,
+            seed=seed,
+            crop=self._crop,
+            flip=flip,
+            shard_id=shard_id,
+            num_shards=num_shards,
+        )
         shape = image_shape(samples, centre_crop=centre_crop, size=size)
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != shape[0]:
@@ -164,10 +173,10 @@ class _Failed(NamedTuple):
     line: str
 
 
-class _Reader:
+class _Reader(Dataset[_Raw | _Failed]):
     """Reads the samples of a batch; made anew for every epoch, run in the workers."""
 
-    def __init__(self, samples: Samples, decode: Any, shape: tuple[int, int, int], seed: str) -> None:
+    def __init__(self, samples: Source, decode: Any, shape: tuple[int, int, int], seed: str) -> None:
         self._samples, self._decode, self._seed = samples, decode, seed
         self._shape = shape
 
@@ -228,8 +237,15 @@ class _Finish:
     def __call__(self, pixels: Tensor, drawn: tuple[Tensor, Tensor, Tensor], out: Tensor | None) -> Tensor:
         index = torch.arange(len(pixels), device=pixels.device)
         if pixels.dtype == torch.uint8:
-            layout = {"channels_last": self._channels_last, "crop": self._crop}
-            return augment(pixels, index, *drawn, table=self._table, out=out, **layout)
+            return augment(
+                pixels,
+                index,
+                *drawn,
+                table=self._table,
+                crop=self._crop,
+                channels_last=self._channels_last,
+                out=out,
+            )
         top, left, mirrored = drawn
         images = pixels.permute(0, 3, 1, 2)
         H, W = images.shape[2:]
@@ -242,7 +258,7 @@ class _Finish:
         return cut.to(self._table.dtype).contiguous(memory_format=layout)
 
 
-def _as_it_is(found: _Raw | _Failed) -> _Raw | _Failed:
+def _as_it_is(found: Any) -> Any:
     return found
 
 

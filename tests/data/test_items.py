@@ -71,8 +71,8 @@ def test_a_label_may_be_a_vector_of_attributes() -> None:
     [
         ((IMAGE,), "data: sample 1 of Fixed must be (image, label), got Tensor"),
         ((IMAGE, 0, 0), "data: sample 1 of Fixed must be (image, label), got tuple of 3"),
-        (("a.png", 0), "data: the image of sample 1 of Fixed must be a PIL image, a tensor or an array, got 'a.png'"),
-        ((IMAGE[0], 0), "data: the image of sample 1 of Fixed must be [C, H, W] or [H, W, C] with 1 to 4 channels, got [4, 5]"),
+        (("a.png", 0), "sample 1 of Fixed must be a PIL image, a tensor or an array, got 'a.png'"),
+        ((IMAGE[0], 0), "sample 1 of Fixed must be [C, H, W] or [H, W, C] with 1 to 4 channels, got [4, 5]"),
         ((torch.zeros(9, 9, 9), 0), "must be [C, H, W] or [H, W, C] with 1 to 4 channels, got [9, 9, 9]"),
         ((IMAGE.int(), 0), "data: the image of sample 1 of Fixed must be uint8 or floats, got torch.int32"),
         ((IMAGE, 0.5), "data: the label of sample 1 of Fixed must be a whole number, got 0.5"),

@@ -84,7 +84,8 @@ class Members:
 
 
 Encoded = Files | Members
-Samples = Images | Encoded | Items
+Samples = Images | Encoded
+Source = Samples | Items
 AnySamples = TypeVar("AnySamples", Images, Files, Members, Items)
 
 
@@ -98,9 +99,9 @@ class ImageSet:
     """
 
     name: str
-    train: Samples
-    test: Samples
-    val: Samples | None
+    train: Source
+    test: Source
+    val: Source | None
     classes: tuple[str, ...]
     mean: tuple[float, ...]  # one a channel
     std: tuple[float, ...]

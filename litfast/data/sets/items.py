@@ -28,9 +28,9 @@ class MapStyle(Protocol):
 class Items:
     """Samples of a map-style Dataset.
 
-    An image is a PIL image, or a tensor or array [C, H, W] or [H, W, C] (with 1 to 4 channels; where both could
-    be meant, a tensor has them first and an array last) of uint8, or of floats that are taken as they are. A label is a
-    whole number, or a vector of A.
+    An image is a PIL image, or a tensor or array [C, H, W] or [H, W, C] of uint8, or of floats that are taken
+    as they are. It has 1 to 4 channels; where both places would do, a tensor has them first, an array last.
+    A label is a whole number, or a vector of A.
     """
 
     dataset: MapStyle

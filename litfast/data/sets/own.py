@@ -42,9 +42,7 @@ def own(name: str, **options: Any) -> ImageSet:
     try:
         inspect.signature(read).bind(**options)
     except TypeError as error:
-        raise ValueError(
-            f"data: {name} must take data.root and data.options as given, got: {error}"
-        ) from None
+        raise ValueError(f"data: {name} must take the given data.root and options, got: {error}") from None
     found = read(**options)
     if isinstance(found, ImageSet):
         return found
@@ -76,7 +74,7 @@ def _function(file: Path, name: str) -> Callable[..., Any]:
     found = getattr(module, name, None)
     if not callable(found):
         raise ValueError(f"data: {unknown(f'function of {file}', name, _functions(module))}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _functions(module: ModuleType) -> list[str]:
