@@ -163,13 +163,14 @@ class StreamLoader:
         begin = torch.arange(self.batch, device=self.device)[:, None] * self._stream
         for step in range(start, self.steps):
             at = step * self.length
-            words = self._streams[:, at : at + self.length + 1].long()
-            target = words[:, 1:]
+            words = self._streams[:, at : at + self.length + 1]
+            # copies, also where the ids are int64 already and a batch of one row would be a view of them
+            inputs, target = (part.to(torch.int64, copy=True) for part in (words[:, :-1], words[:, 1:]))
             if not self._train:
                 place = within + at  # in the stream
                 filler = (place >= self._stream) | (begin + place >= self._left)
                 target = target.masked_fill(filler, IGNORED)
-            yield _delivered(words[:, :-1], target, self.device, torch.int64, copy_into)
+            yield _delivered(inputs, target, self.device, torch.int64, copy_into)
 
     def state(self) -> dict[str, Any]:
         """Nothing: the step decides."""
@@ -184,7 +185,7 @@ def _delivered(
 ) -> Batch:
     if copy_into is None:
         tokens = tokens.to(device, non_blocking=True).to(dtype)  # the fewer bytes cross
-        return Batch(tokens.contiguous(), target.contiguous())
+        return Batch(tokens, target)
     copy_into.images.copy_(tokens.to(device, non_blocking=True))
     copy_into.target.copy_(target)
     return copy_into

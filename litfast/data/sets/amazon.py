@@ -91,7 +91,7 @@ def _build(
     who = f"{name}: {file}"
     labels, counts = [], []
     work = partial(quantise, classes=classes, length=length, who=who)
-    for done in _in_order(work, blocks(file, who=who, progress=progress)):
+    for done in _in_order(work, blocks(file, _BLOCK, who=who, progress=progress)):
         writer.append("tokens", done.tokens)
         labels.append(done.labels)
         counts.append(done.counts)
@@ -114,7 +114,7 @@ def _in_order(work: Callable[[Block], Quantised], given: Iterator[Block]) -> Ite
             yield under_way.popleft().result()
 
 
-def blocks(file: Path, *, who: str, progress: Progress | None = None, size: int = _BLOCK) -> Iterator[Block]:
+def blocks(file: Path, size: int, *, who: str, progress: Progress | None = None) -> Iterator[Block]:
     """A file, gzip or not, cut into blocks of about `size` bytes where rows end.
 
     Raises:
