@@ -1,6 +1,7 @@
 // How litfast/ops/_native.py hands a call to the kernels of either device: tuples of raw addresses and numbers.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <tuple>
 
@@ -25,7 +26,7 @@ using CoefficientArgs = std::tuple<double, double, double, double>;
 using LossArgs = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, bool>;
 
 // images, index, top, left, mirrored, table, out
-using AugmentArgs = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
+using AugmentArgs = std::array<uintptr_t, 7>;
 
 // N, H, W, C, B, crop
 using AugmentSizes = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;

@@ -17,12 +17,4 @@ struct Augment {
   bool channels_last;
 };
 
-// Where a sample's window lies. Its columns outside begin <= x < end, and its rows outside the image, are padding.
-struct Window {
-  int64_t row;         // of the image, at the window's row 0; may lie outside
-  int64_t column;      // of the image, at the window's column 0; may lie outside
-  int64_t step;        // columns of the image for one of the window: 1, or -1 when mirrored
-  int64_t begin, end;
-};
-
 }  // namespace litfast

@@ -15,7 +15,6 @@ LogitsArgs = tuple[int, int, int, int, int, int, int, int, int, float, bool, boo
 ScaledArgs = tuple[int, int, int, int]
 CoefficientArgs = tuple[float, float, float, float]
 LossArgs = tuple[int, int, int, int, bool]
-AugmentArgs = tuple[int, int, int, int, int, int, int]
 AugmentSizes = tuple[int, int, int, int, int, int]
 
 def lit_cpu(
@@ -28,7 +27,7 @@ def lit_cpu(
     isa: str,
 ) -> int: ...
 def augment_cpu(
-    tensors: AugmentArgs, sizes: AugmentSizes, size: int, channels_last: bool, threads: int
+    tensors: Sequence[int], sizes: AugmentSizes, size: int, channels_last: bool, threads: int
 ) -> int: ...
 def build_info() -> BuildInfo: ...
 

@@ -1,5 +1,6 @@
-// Gather, crop, flip, look-up and layout in one pass: a byte is read, its value is written. The arithmetic is in the table,
-// so every element type is copied as an unsigned integer of its size, and a scalar look-up keeps up with the memory.
+// Gather, crop, flip, look-up and layout in one pass: a byte is read, its value is written. The arithmetic is in the table, so
+// an element is copied as an unsigned integer of its size. The look-up is scalar: vector gathers measured slower on Zen 3, and
+// unrolling, wider stores or AVX2 flags no faster; the loop runs at about 1/3 ns an element whatever the type.
 #include "../augment.h"
 
 #include "kernels.h"
@@ -9,6 +10,14 @@ namespace {
 
 constexpr int64_t kThreadElements = 16384;  // worth a thread of its own
 constexpr int64_t kLine = 64;               // bytes
+
+// Where a sample's window lies. Its columns outside begin <= x < end, and its rows outside the image, are padding.
+struct Window {
+  int64_t row;         // of the image, at the window's row 0; may lie outside
+  int64_t column;      // of the image, at the window's column 0; may lie outside
+  int64_t step;        // columns of the image for one of the window: 1, or -1 when mirrored
+  int64_t begin, end;
+};
 
 int64_t clamped(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 

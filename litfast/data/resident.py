@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -129,10 +130,8 @@ class ResidentLoader:
                 raise ValueError(f"{WHO}: copy_into.{what} must {rule}, got strides {tensor.stride()}")
 
     def _deliver(self, epoch: int, start: int, copy_into: Batch | None) -> Iterator[Batch]:
-        drawn = [draw.to(self.device) for draw in self._draws(epoch=epoch)]
-        for step in range(start, self.steps):
-            part = slice(step * self.batch, (step + 1) * self.batch)
-            index, top, left, mirrored, filler = (draw[part] for draw in drawn)
+        drawn = (draw.to(self.device).split(self.batch) for draw in self._draws(epoch=epoch))
+        for index, top, left, mirrored, filler in islice(zip(*drawn, strict=True), start, None):
             batch = copy_into or self._new()
             augment(
                 self._images,

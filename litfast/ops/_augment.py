@@ -31,10 +31,11 @@ class Augment(NamedTuple):
     out: Tensor  # [B, C, H, W] of the table's dtype, dense in the layout that channels_last says
 
 
-def dense(call: Augment) -> Augment:
-    """The call as kernels take it: contiguous but for `out`."""
-    names = ("chosen", "top", "left", "mirrored", "table")
-    return call._replace(**{name: getattr(call, name).contiguous() for name in names})
+def dense(call: Augment) -> tuple[Tensor, ...]:
+    """The tensors as kernels take them: contiguous but for `out`."""
+    images, chosen, top, left, mirrored, table, *_, out = call
+    inputs = (images, chosen, top, left, mirrored, table)
+    return (*(tensor.contiguous() for tensor in inputs), out)
 
 
 def range_error(call: Augment, b: int) -> ValueError:
@@ -64,7 +65,7 @@ def define(name: str) -> Callable[..., Any]:
 
 def implement(name: str, device: str, run: Callable[[Augment], None]) -> None:
     """Makes `run` what the op `litfast::name` does on `device`, CPU or CUDA."""
-    LIBRARY.impl(name, lambda *args: run(dense(Augment(*args))), device)
+    LIBRARY.impl(name, lambda *args: run(Augment(*args)), device)
 
 
 OP = define("augment")

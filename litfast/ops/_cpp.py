@@ -34,19 +34,12 @@ def _run(call: Call) -> Results:
 
 
 def _run_augment(call: Augment) -> None:
-    tensors = (
-        call.images.data_ptr(),
-        call.chosen.data_ptr(),
-        call.top.data_ptr(),
-        call.left.data_ptr(),
-        call.mirrored.data_ptr(),
-        call.table.data_ptr(),
-        call.out.data_ptr(),
-    )
+    tensors = _augment.dense(call)
     N, H, W, C = call.images.shape
-    sizes = (N, H, W, C, len(call.chosen), call.crop)
+    sizes = (N, H, W, C, call.chosen.shape[0], call.crop)
     threads = torch.get_num_threads()
-    bad = _C.augment_cpu(tensors, sizes, call.out.element_size(), call.channels_last, threads)
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    bad = _C.augment_cpu(addresses, sizes, call.table.element_size(), call.channels_last, threads)
     if bad >= 0:
         raise _augment.range_error(call, bad)
 

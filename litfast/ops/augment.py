@@ -58,9 +58,9 @@ def augment(
         RuntimeError: the named backend is not installed.
     """
     _check(images, (index, top, left, mirrored), table, crop)
-    B, shape = len(index), images.shape
+    _, H, W, C = images.shape
+    size = (index.shape[0], C, H, W)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    size = (B, shape[3], shape[1], shape[2])
     if out is None:
         out = torch.empty(size, dtype=table.dtype, device=images.device, memory_format=layout)
     else:
@@ -90,10 +90,8 @@ def augment_table(
         raise ValueError(
             f"augment_table: std must hold {len(mean)} positive numbers, one a channel, got {list(std)}"
         )
-    raw = torch.arange(256, dtype=torch.float32, device="cpu")
-    centre, spread = (
-        torch.tensor(values, dtype=torch.float32, device="cpu")[:, None] for values in (mean, std)
-    )
+    raw, *numbers = (torch.tensor(v, dtype=torch.float32, device="cpu") for v in (range(256), mean, std))
+    centre, spread = (number[:, None] for number in numbers)
     return raw.div(255).sub(centre).div(spread).to(dtype)
 
 
@@ -102,20 +100,20 @@ def _check(images: Tensor, draws: tuple[Tensor, ...], table: Tensor, crop: int) 
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{WHO}: {what} must be a tensor, got {type(tensor).__name__}")
         if tensor.device != images.device:
-            raise ValueError(
-                f"{WHO}: {what} must be on the images' device {images.device}, got {tensor.device}"
-            )
+            rule = f"be on the images' device {images.device}"
+            raise ValueError(f"{WHO}: {what} must {rule}, got {tensor.device}")
     if images.dtype != torch.uint8:
         raise TypeError(f"{WHO}: images must be uint8, got {images.dtype}")
     if images.dim() != 4 or not images.is_contiguous():
         got = f"{list(images.shape)} with strides {images.stride()}"
         raise ValueError(f"{WHO}: images must be [N, H, W, C] and contiguous, got {got}")
+    batch = draws[0].shape
     for what, tensor in zip(NAMES, draws, strict=True):
         dtype = torch.bool if what == "mirrored" else torch.int64
         if tensor.dtype != dtype:
             raise TypeError(f"{WHO}: {what} must be {dtype}, got {tensor.dtype}")
-        if tensor.dim() != 1 or len(tensor) != len(draws[0]):
-            rule = "be [B]" if tensor is draws[0] else f"be [{len(draws[0])}], as index"
+        if tensor.shape != batch or len(batch) != 1:
+            rule = "be [B]" if what == "index" else f"be {list(batch)}, as index"
             raise ValueError(f"{WHO}: {what} must {rule}, got {list(tensor.shape)}")
     if table.dtype not in DTYPES or table.requires_grad:
         got = f"{table.dtype}{' that requires grad' if table.requires_grad else ''}"
@@ -127,6 +125,8 @@ def _check(images: Tensor, draws: tuple[Tensor, ...], table: Tensor, crop: int) 
 
 
 def _check_out(out: Tensor, size: tuple[int, ...], table: Tensor, layout: torch.memory_format) -> None:
+    if not isinstance(out, Tensor):
+        raise TypeError(f"{WHO}: out must be a tensor, got {type(out).__name__}")
     if out.shape != size:
         raise ValueError(f"{WHO}: out must be {list(size)}, got {list(out.shape)}")
     if out.dtype != table.dtype or out.device != table.device:

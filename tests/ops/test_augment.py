@@ -79,6 +79,13 @@ def test_backward_notices_that_its_input_was_overwritten(backend: str, cpp: str)
         loss.backward()
 
 
+def test_inference_mode_is_served(backend: str) -> None:
+    sample = SAMPLES[0]
+    with torch.inference_mode():
+        made = run(sample, backend)
+        assert torch.equal(run(sample, backend, out=made), run(sample, "reference"))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_thread_count_changes_nothing(threads: int, cpp: str) -> None:
     images = torch.randint(256, (40, 32, 32, 3), dtype=torch.uint8)
@@ -164,6 +171,7 @@ ROOM = torch.empty(5, 3, 32, 32)
         ({"table": TABLE.clone().requires_grad_()}, TypeError, "got torch.float32 that requires grad"),
         ({"crop": -1}, ValueError, "crop must be a whole number of at least 0, got -1"),
         ({"crop": 1.5}, ValueError, "crop must be a whole number of at least 0, got 1.5"),
+        ({"out": [ROOM]}, TypeError, "out must be a tensor, got list"),
         ({"out": ROOM[:4]}, ValueError, "out must be [5, 3, 32, 32], got [4, 3, 32, 32]"),
         ({"out": ROOM.half()}, ValueError, "out must match the table's torch.float32 on cpu, got torch.flo"),
         ({"out": ROOM}, ValueError, "out must be dense in torch.channels_last, got strides (3072, 1024,"),

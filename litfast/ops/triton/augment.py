@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .._augment import Augment
+from .._augment import Augment, dense
 
 BLOCK = 1024  # elements: 8 a thread, in fp32 two stores of 16 bytes, in half precision one
 OPTIONS = {"num_warps": 4}
@@ -59,13 +59,12 @@ def gather(
 def augment_into(call: Augment) -> None:
     """Writes the batch to `call.out`."""
     N, H, W, C = call.images.shape
-    programs = len(call.chosen) * triton.cdiv(H * W * C, BLOCK)
+    programs = call.chosen.shape[0] * triton.cdiv(H * W * C, BLOCK)
     if not programs:
         return
     with torch.cuda.device_of(call.images):
         gather[(programs,)](
-            *call[:6],
-            call.out,
+            *dense(call),
             N,
             call.crop,
             H=H,
