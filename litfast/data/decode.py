@@ -135,20 +135,20 @@ def _rgb(data: bytes) -> Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not data:
-        raise ValueError("an empty file")
+        raise OSError("an empty file")
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:  # its own message is an address in memory
-        raise ValueError(f"no image of a known kind ({', '.join(FORMATS)})") from None
+        raise OSError(f"no image of a known kind ({', '.join(FORMATS)})") from None
     if image.width * image.height > MOST_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} pixels, more than {MOST_PIXELS} in all")
+        raise OSError(f"{image.width}x{image.height} pixels, more than {MOST_PIXELS} in all")
     image.load()
     if _orientation(image) > 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode}, neither of 8 nor of 16 bits")
+        raise OSError(f"pixels of mode {image.mode}, neither of 8 nor of 16 bits")
     elif image.mode == "P":  # where single colours are transparent, the way to RGB is by RGBA
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
