@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from litfast.data._dali_pipeline import Recipe, as_array, decoded
+from litfast.data._dali_pipeline import Recipe, as_array, dali, decoded
 from litfast.data.sets.image_set import Encoded
 
 
@@ -35,21 +35,20 @@ def fault(samples: Encoded, indices: Sequence[int], recipe: Recipe) -> str | Non
 
 def misfit(samples: Encoded, i: int, height: int, width: int, recipe: Recipe) -> str | None:
     """What is wrong with the decoded size of sample i."""
-    least = recipe.centre_crop
+    least, got = recipe.centre_crop, f"got {width}x{height}"
     if least is not None and min(height, width) < least:
-        return f"dali: {samples.name(i)} must be at least {least} x {least} pixels, got {height} x {width}"
+        return f"dali: {samples.name(i)} must be at least {least}x{least} pixels for centre_crop, {got}"
     if least is None and recipe.size is None and (height, width) != (recipe.height, recipe.width):
-        rule = f"must be {recipe.height} x {recipe.width} pixels as the first image is"
-        return f"dali: {samples.name(i)} {rule}, got {height} x {width}"
+        rule = f"must be {recipe.width}x{recipe.height} pixels as the other images are"
+        return f"dali: {samples.name(i)} {rule}, {got}; `size` makes them equal"
     return None
 
 
 def _sizes(samples: Encoded, indices: Sequence[int], device_id: int | None) -> Iterator[tuple[int, int]]:
     """Decode samples one by one; an error belongs to the sample asked for."""
-    from nvidia.dali import Pipeline, fn
-
+    fn = dali().fn
     queue = iter(indices)
-    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
+    pipeline = dali().Pipeline(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
     with pipeline:
         encoded = fn.external_source(lambda: [as_array(samples.read(next(queue)))], batch=True)
         pipeline.set_outputs(decoded(encoded, device_id).shape())

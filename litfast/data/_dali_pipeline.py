@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from litfast.data.draws import Draws
-from litfast.data.sets.image_set import Encoded, Files, Images, Samples
+from litfast.data.sets.image_set import Files, Images, Samples
 
 Array = np.ndarray[Any, Any]
 Reader = Callable[[Array], Array | list[Array]]
@@ -37,6 +37,20 @@ class Recipe:
     threads: int
     prefetch: int
     seed: int
+
+
+def dali() -> Any:
+    """The library, which is imported only when it is needed.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import nvidia.dali as library
+    except ImportError as error:
+        rule = "nvidia.dali must be installed (pip install 'litfast[dali]')"
+        raise ValueError(f"DaliLoader: {rule}, got: {error}") from None
+    return library
 
 
 class Feed:
@@ -74,9 +88,8 @@ class Feed:
 
 def built(recipe: Recipe, feed: Feed, checkpoint: bytes | None = None) -> Any:
     """The pipeline; its outputs are the images and, of encoded samples, the decoded sizes [B, 3]."""
-    from nvidia.dali import Pipeline, fn
-
-    pipeline = Pipeline(
+    fn = dali().fn
+    pipeline = dali().Pipeline(
         batch_size=recipe.batch,
         num_threads=recipe.threads,
         device_id=recipe.device_id,
@@ -105,28 +118,28 @@ def built(recipe: Recipe, feed: Feed, checkpoint: bytes | None = None) -> Any:
 
 
 def decoded(encoded: Any, device_id: int | None) -> Any:
-    """RGB images [H, W, 3] uint8."""
-    from nvidia.dali import fn, types
-
+    """RGB images [H, W, 3] uint8, turned upright as EXIF says."""
+    fn, types = dali().fn, dali().types
     device = "cpu" if device_id is None else "mixed"
-    # EXIF turns no image, as Pillow turns none.
-    return fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
+    return fn.decoders.image(encoded, device=device, output_type=types.RGB)
 
 
 def _one_size(image: Any, recipe: Recipe) -> Any:
-    from nvidia.dali import fn, types
-
+    fn, types = dali().fn, dali().types
     if recipe.centre_crop is not None:
         image = fn.crop(image, crop=(recipe.centre_crop,) * 2, rounding="truncate")
     if recipe.size is not None:
-        image = fn.resize(image, resize_shorter=recipe.size, interp_type=types.INTERP_LINEAR, antialias=True)
-        image = fn.crop(image, crop=(recipe.size,) * 2, rounding="truncate")
+        shape = fn.cast(image.shape()[:2], dtype=types.FLOAT)
+        side = fn.reductions.min(shape)
+        # the middle square alone is resized; the filter still sees the pixels beside it
+        middle = {"roi_start": (shape - side) / 2, "roi_end": (shape + side) / 2}
+        linear = {"interp_type": types.INTERP_LINEAR, "antialias": True}
+        image = fn.resize(image, size=(recipe.size,) * 2, **middle, **linear)
     return image
 
 
 def _cropped(image: Any, recipe: Recipe, fed: Sequence[Any]) -> Any:
-    from nvidia.dali import fn
-
+    fn = dali().fn
     if not recipe.crop:
         return image
     window = {"start": fed[1], "shape": (recipe.height, recipe.width), "axis_names": "HW"}
@@ -134,8 +147,7 @@ def _cropped(image: Any, recipe: Recipe, fed: Sequence[Any]) -> Any:
 
 
 def _normalised(image: Any, recipe: Recipe, **options: Any) -> Any:
-    from nvidia.dali import fn, types
-
+    fn, types = dali().fn, dali().types
     return fn.crop_mirror_normalize(
         image,
         mean=[255 * value for value in recipe.mean],
@@ -146,9 +158,8 @@ def _normalised(image: Any, recipe: Recipe, **options: Any) -> Any:
     )
 
 
-def _bytes(fed: Any, samples: Encoded) -> Any:
-    from nvidia.dali import fn
-
+def _bytes(fed: Any, samples: Samples) -> Any:
+    fn = dali().fn
     # Mapping many small files into memory costs twice what reading them does.
     return fn.io.file.read(fed, dont_use_mmap=True) if isinstance(samples, Files) else fed
 

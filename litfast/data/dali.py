@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.utils.dlpack
 from torch import Tensor
 
 from litfast.data._dali_faults import fault, first_size, misfit
-from litfast.data._dali_pipeline import Feed, Recipe, built, reader
+from litfast.data._dali_pipeline import Feed, Recipe, built, dali, reader
 from litfast.data.draws import draws, steps
 from litfast.data.loader import IGNORED, Batch
 from litfast.data.sets.image_set import Images, Samples
@@ -84,13 +85,18 @@ class DaliLoader:
         threads: int | None = None,
         prefetch: int = 2,
     ) -> None:
-        self._version = _version()
+        self._version = str(dali().__version__)
         _check(samples, batch=batch, mean=mean, std=std, crop=crop, train=train, num_shards=num_shards)
         self.samples, self.batch, self.device = len(samples), batch, torch.device(device)
         self.steps = steps(len(samples), batch, train=train, num_shards=num_shards)
         crop, flip = (crop, flip) if train else (0, False)
-        self._random = {"seed": seed, "crop": crop, "flip": flip}
-        self._shard = {"batch": batch, "train": train, "shard_id": shard_id, "num_shards": num_shards}
+        self._random: dict[str, Any] = {"seed": seed, "crop": crop, "flip": flip}
+        self._shard: dict[str, Any] = {
+            "batch": batch,
+            "train": train,
+            "shard_id": shard_id,
+            "num_shards": num_shards,
+        }
         device_id = _device_id(self.device)
         height, width = _size(samples, centre_crop, size, device_id)
         self._recipe = Recipe(
@@ -182,7 +188,7 @@ class DaliLoader:
 
     def _copied(self, images: Any, target: Tensor, copy_into: Batch | None) -> Batch:
         """DALI writes the next batches to the same memory."""
-        made = torch.from_dlpack(images.as_tensor())
+        made = torch.utils.dlpack.from_dlpack(images.as_tensor())
         made = made.permute(0, 3, 1, 2) if self._recipe.channels_last else made
         if copy_into is None:
             # keeps the strides, channels-last or not
@@ -218,15 +224,6 @@ def _device_id(device: torch.device) -> int | None:
     if device.type != "cuda":
         return None
     return torch.cuda.current_device() if device.index is None else device.index
-
-
-def _version() -> str:
-    try:
-        import nvidia.dali
-    except ImportError as error:
-        rule = "nvidia.dali must be installed: pip install 'litfast[dali]'"
-        raise ValueError(f"DaliLoader: {rule}, got: {error}") from None
-    return str(nvidia.dali.__version__)
 
 
 def _check(
