@@ -9,6 +9,8 @@ from typing import Any
 
 from litfast.data.sets.cifar import cifar10, cifar100
 from litfast.data.sets.digits import digits
+from litfast.data.sets.idx import fashion_mnist, mnist
+from litfast.data.sets.image_folder import image_folder
 from litfast.data.sets.image_set import Images as Images
 from litfast.data.sets.image_set import ImageSet as ImageSet
 from litfast.data.sets.image_set import hold_out as hold_out
@@ -17,7 +19,15 @@ from litfast.data.sets.synthetic import synthetic
 from litfast.registry import Registry, unknown
 
 DATASETS: Registry[Callable[..., ImageSet]] = Registry("data set")
-DATASETS.update(digits=digits, cifar10=cifar10, cifar100=cifar100, synthetic=synthetic)
+DATASETS.update(
+    digits=digits,
+    cifar10=cifar10,
+    cifar100=cifar100,
+    mnist=mnist,
+    fashion_mnist=fashion_mnist,
+    image_folder=image_folder,
+    synthetic=synthetic,
+)
 
 
 def load(name: str, root: str | Path | None = None, **options: Any) -> ImageSet:
