@@ -64,6 +64,8 @@ def train(
 
         litfast train --set sections.patience=3                sections that learn no more stop early
 
+        litfast train my.toml --set data.name=image_folder --set data.root=DIR --set data.loader=torch
+
         litfast train --resume --out runs/mine
     """
     with _console.usage():

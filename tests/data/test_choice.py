@@ -85,9 +85,7 @@ def test_a_dataset_of_ones_own_is_served_by_torch_alone(arrays: ImageSet) -> Non
     found = choice.choose("auto", ours, device="cpu")
     assert found.name == "torch" and "a Dataset of one's own" in found.why
     for name in ("resident", "dali"):
-        with pytest.raises(
-            ValueError, match=f"^data: loader {name} must be able to serve synthetic, got: a Da"
-        ):
+        with pytest.raises(ValueError, match=f"^data: loader {name} must be able .* got: a Dataset"):
             choice.choose(name, ours, device="cpu")
 
 
@@ -101,7 +99,9 @@ def test_a_named_loader_is_served_or_refused_with_its_reason(
     with pytest.raises(ValueError, match=r"got: its images take 168 KiB, more than the 100 KiB free on cpu"):
         choice.choose("resident", arrays, device="cpu")
     without_dali(monkeypatch)
-    with pytest.raises(ValueError, match="loader dali must be .* got: DALI is not installed: pip install it"):
+    with pytest.raises(
+        ValueError, match=r"loader dali must be .* got: DALI is not installed: pip install it"
+    ):
         choice.choose("dali", arrays, device="cpu")
 
 

@@ -50,9 +50,7 @@ def test_decoded_images_are_kept_as_they_are() -> None:
 def test_a_split_without_a_whole_image_is_refused(images: ImageSet) -> None:
     assert isinstance(images.train, Files)
     spoilt = replace(images, test=images.train.at(torch.tensor([3, 11])))
-    with pytest.raises(
-        ValueError, match="data: test must hold an image that can be decoded, got 2 that cannot"
-    ):
+    with pytest.raises(ValueError, match="test must hold an image that can be decoded, got 2 that cannot"):
         screened(spoilt)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import litfast
-from litfast.data.loader import Batch
+from litfast.data import DaliLoader, TorchLoader, sets
+from litfast.data.loader import Batch, Loader
 from litfast.data.resident import ResidentLoader
 from litfast.engine import checkpoint, modes
 from litfast.engine.graph import GraphStep
@@ -52,7 +53,7 @@ class Spy:
         self.loaded.append(state)
 
 
-def stopped(data: Spy, phase: Phase, out: Path, steps: int) -> None:
+def stopped(data: Loader, phase: Phase, out: Path, steps: int) -> None:
     reports = litfast.train([phase], data, out=out)
     for _ in zip(range(steps), reports, strict=False):
         pass
@@ -133,3 +134,30 @@ def test_the_clock_counts_the_time_in_the_loader_alone(monkeypatch: pytest.Monke
     for _ in clock.timed(batches()):
         now += 4.0
     assert clock.read() == {"images_per_s": 32 / 21, "data_wait": 5 / 21}
+
+
+@pytest.mark.parametrize("kind", [ResidentLoader, DaliLoader, TorchLoader])
+@pytest.mark.parametrize("stop", [3, 6])
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(
+    stop: int, kind: Callable[..., Loader], phase: Toys, tmp_path: Path
+) -> None:
+    """A fresh model and a fresh loader take up what another process would find: the checkpoint alone."""
+    split = sets.load("synthetic", size=8, train=64).train
+    words: dict[str, Any] = {"batch": 16, "mean": (0.5,) * 3, "std": (0.25,) * 3, "train": True, "crop": 1}
+
+    def fresh() -> tuple[Phase, Loader]:
+        torch.manual_seed(0)
+        samples = (split.images, split.labels) if kind is ResidentLoader else (split,)  # type: ignore[union-attr]
+        net = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(3 * 8 * 8, 4))
+        return phase(net, epochs=3), kind(*samples, **words)
+
+    ours, data = fresh()
+    list(litfast.train([ours], data))
+    theirs, data = fresh()
+    stopped(data, theirs, tmp_path, stop)
+    place = checkpoint.load(tmp_path / "checkpoints" / "last.pt")["progress"]
+    assert (place["epoch"], place["step"]) == ((0, 3) if stop == 3 else (1, 1))
+    theirs, data = fresh()
+    list(litfast.train([theirs], data, out=tmp_path, resume=True))
+    for key, value in ours.model.state_dict().items():
+        assert torch.equal(theirs.model.state_dict()[key], value)
