@@ -22,7 +22,7 @@ from typer.testing import Result
 from litfast.data import sets
 
 Litfast = Callable[..., Result]
-LOADERS = ("resident", "dali", "torch")
+LOADERS = ("resident", pytest.param("dali", marks=pytest.mark.dali), "torch")
 RECIPE = """
 [data]
 name = "image_folder"

@@ -42,6 +42,7 @@ def without_dali(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_missing", lambda device: "DALI is not installed: pip install it")
 
 
+@pytest.mark.dali
 def test_a_set_that_fits_a_quarter_of_the_free_memory_becomes_resident(
     arrays: ImageSet, files: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_set_that_fits_a_quarter_of_the_free_memory_becomes_resident(
     assert choice.choose("auto", files, device="cpu").name == "dali"
 
 
+@pytest.mark.dali
 def test_a_size_that_is_asked_for_counts_and_no_file_is_opened(
     files: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +71,7 @@ def test_a_size_that_is_asked_for_counts_and_no_file_is_opened(
     assert choice.choose("auto", replace(files, centre_crop=10), device="cpu").name == "resident"
 
 
+@pytest.mark.dali
 def test_what_does_not_fit_goes_to_dali_and_without_dali_to_torch(
     arrays: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +92,7 @@ def test_a_dataset_of_ones_own_is_served_by_torch_alone(arrays: ImageSet) -> Non
             choice.choose(name, ours, device="cpu")
 
 
+@pytest.mark.dali
 def test_a_named_loader_is_served_or_refused_with_its_reason(
     arrays: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,12 +103,11 @@ def test_a_named_loader_is_served_or_refused_with_its_reason(
     with pytest.raises(ValueError, match=r"got: its images take 168 KiB, more than the 100 KiB free on cpu"):
         choice.choose("resident", arrays, device="cpu")
     without_dali(monkeypatch)
-    with pytest.raises(
-        ValueError, match=r"loader dali must be .* got: DALI is not installed: pip install it"
-    ):
+    with pytest.raises(ValueError, match=r"loader dali must .* got: DALI is not installed: pip install it"):
         choice.choose("dali", arrays, device="cpu")
 
 
+@pytest.mark.dali
 def test_dali_that_is_not_installed_or_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cpu")
     assert choice._missing.__wrapped__(device) == ""
@@ -119,6 +122,7 @@ def test_dali_that_is_not_installed_or_fails_is_said(monkeypatch: pytest.MonkeyP
     assert choice._missing.__wrapped__(device).startswith("DALI is not installed: pip install nvidia-dali")
 
 
+@pytest.mark.dali
 @pytest.mark.parametrize("kind", ["arrays", "files"])
 def test_all_loaders_are_made_with_the_same_words_and_give_the_same_targets(
     kind: str, request: pytest.FixtureRequest
@@ -136,6 +140,7 @@ def test_workers_below_0_are_refused(arrays: ImageSet) -> None:
         choice.make("torch", arrays.train, workers=-1)
 
 
+@pytest.mark.dali
 @pytest.mark.parametrize(
     ("name", "line"),
     [

@@ -136,7 +136,9 @@ def test_the_clock_counts_the_time_in_the_loader_alone(monkeypatch: pytest.Monke
     assert clock.read() == {"images_per_s": 32 / 21, "data_wait": 5 / 21}
 
 
-@pytest.mark.parametrize("kind", [ResidentLoader, DaliLoader, TorchLoader])
+@pytest.mark.parametrize(
+    "kind", [ResidentLoader, pytest.param(DaliLoader, marks=pytest.mark.dali), TorchLoader]
+)
 @pytest.mark.parametrize("stop", [3, 6])
 def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(
     stop: int, kind: Callable[..., Loader], phase: Toys, tmp_path: Path
