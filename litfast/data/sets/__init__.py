@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from litfast.data.sets.celeba import celeba
 from litfast.data.sets.cifar import cifar10, cifar100
 from litfast.data.sets.digits import digits
 from litfast.data.sets.idx import fashion_mnist, mnist
@@ -16,6 +17,7 @@ from litfast.data.sets.image_set import ImageSet as ImageSet
 from litfast.data.sets.image_set import hold_out as hold_out
 from litfast.data.sets.own import is_own, own
 from litfast.data.sets.synthetic import synthetic
+from litfast.data.sets.webdataset import webdataset
 from litfast.registry import Registry, unknown
 
 DATASETS: Registry[Callable[..., ImageSet]] = Registry("data set")
@@ -26,6 +28,8 @@ DATASETS.update(
     mnist=mnist,
     fashion_mnist=fashion_mnist,
     image_folder=image_folder,
+    webdataset=webdataset,
+    celeba=celeba,
     synthetic=synthetic,
 )
 
