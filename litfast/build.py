@@ -146,8 +146,8 @@ def experiment(config: Config) -> Experiment:
     """All objects of a resolved config; whatever can be wrong with it is found here, before any training."""
     method_options(config)
     images, left_out = image_set(config.data)
-    if (count := len(images.attributes)) > 0:
-        raise ValueError(f"data: labels of {images.name} must be one class an image, got {count} attributes")
+    if screen.attributes(images):
+        raise ValueError(f"data: labels of {images.name} must be one class an image, got several attributes")
     config, why = with_loader(config, images)
     train, val = _split(config, images)
     shape = image_shape(images.train, centre_crop=images.centre_crop, size=images.size)

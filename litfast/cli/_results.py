@@ -116,7 +116,7 @@ def _throughput(run: RunDirectory) -> dict[str, dict[str, float | None]]:
     ] = {}  # an image takes, and waits for the loader; sums of equal epochs
     epochs: dict[str, int] = {}
     for row in run.rows():
-        if "data_wait" in row:  # runs of before have none
+        if row["images_per_s"] and "data_wait" in row:  # runs of before have none
             took, waited = seconds.get(row["phase"], (0.0, 0.0))
             one = 1 / row["images_per_s"]
             seconds[row["phase"]] = took + one, waited + row["data_wait"] * one

@@ -27,6 +27,13 @@ def check_labels(images: ImageSet) -> None:
             )
 
 
+def attributes(images: ImageSet) -> bool:
+    """Whether labels are vectors of attributes and not classes."""
+    samples = images.train
+    label = samples.read(0)[1] if isinstance(samples, Items) else samples.labels[0]
+    return label.dim() > 0
+
+
 def screened(images: ImageSet) -> tuple[ImageSet, tuple[str, ...]]:
     """The set without the images that cannot be decoded, and these: "FILE (reason)". All are tried once.
 

@@ -264,6 +264,21 @@ def test_wrong_words_are_told_in_one_line(
     assert line in result.stderr and result.stderr.count("\n") <= 2 and "Traceback" not in result.output
 
 
+def test_labels_of_several_attributes_are_refused_by_a_classifier(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def pairs():\n"
+        "    items = [(torch.zeros(3, 8, 8, dtype=torch.uint8), [0, 1])] * 16\n"
+        "    train = type('Train', (list,), {'classes': 2})(items)\n"
+        "    return train, items\n"
+    )
+    result = run(name=f"{tmp_path}/mine.py:pairs")
+    assert result.exit_code == 1
+    assert "labels of pairs must be one class an image, got several attributes" in result.stderr
+
+
 def test_a_dataset_of_ones_own_trains(run: Callable[..., Result], tmp_path: Path, litfast: Litfast) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     result = run(name=f"{tmp_path}/mine.py:pictures", **{"options.train": 64})

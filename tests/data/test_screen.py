@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from litfast.data import sets
-from litfast.data.screen import check_labels, said, screened
+from litfast.data.screen import attributes, check_labels, said, screened
 from litfast.data.sets.image_set import Files, ImageSet
+from litfast.data.sets.items import Items
 
 
 @pytest.fixture
@@ -61,3 +62,12 @@ def test_a_label_that_is_no_class_is_named(label: int, sample: int, images: Imag
     rule = f"labels of synthetic must be from 0 to 3, got {label} for sample {sample} of train"
     with pytest.raises(ValueError, match=rule):
         check_labels(images)
+
+
+def test_vectors_of_attributes_are_told_from_classes(images: ImageSet) -> None:
+    assert isinstance(images.train, Files)
+    columns = replace(images.train, labels=torch.zeros(16, 2, dtype=torch.int64))
+    assert not attributes(images) and attributes(replace(images, train=columns))
+    pair = Items(dataset=[(torch.zeros(3, 4, 4), [0, 1])])
+    assert attributes(replace(images, train=pair))
+    assert not attributes(replace(images, train=Items(dataset=[(torch.zeros(3, 4, 4), 1)])))
