@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from litfast.data import DaliLoader, TorchLoader, sets
 from litfast.data.loader import Batch, Loader
 from litfast.data.resident import ResidentLoader
 from litfast.engine import checkpoint, modes
+from litfast.engine.compiled import CompiledStep
 from litfast.engine.graph import GraphStep
 from litfast.engine.meters import Clock
 from litfast.engine.step import Step
@@ -106,6 +108,15 @@ def test_a_captured_step_has_its_memory_written_by_the_loader_from_the_next_epoc
     assert all(place is made[0].inputs for place in ours.places[1:]) and made[0].inputs is not None
     for key, value in toy.state_dict().items():
         torch.testing.assert_close(value, expected[key])
+
+
+def test_a_compiled_step_hands_out_the_memory_of_what_it_runs(toy: nn.Module, phase: Toys) -> None:
+    step = Step(phase(toy), precision="fp32", device=torch.device("cpu"), captured=True)
+    graph = GraphStep(step, TapeCapture(), rows=1)
+    place = Batch(torch.zeros(1), torch.zeros(1))
+    assert CompiledStep(step, step).inputs is None and CompiledStep(step, graph).inputs is None
+    graph._recorded[("toy",)] = SimpleNamespace(inputs=place)  # type: ignore[assignment]
+    assert CompiledStep(step, graph).inputs is place
 
 
 def test_waiting_for_the_loader_is_reported(toy: nn.Module, phase: Toys, data: ResidentLoader) -> None:
