@@ -97,8 +97,7 @@ class MethodConfig:
 class EngineConfig:
     """How it runs. "auto" is resolved once, stored in the run and reused on resume.
 
-    `mode` is eager, compile, graph or compile-graph, `branches` serial or parallel: "auto" measures and says
-    what it chose.
+    `mode` is eager, compile, graph or compile-graph, `branches` serial or parallel: "auto" measures them.
     `accumulate` parts of the batch go through the models one by one before the update: less memory, the same
     step. `ema` is the decay of an average of the weights (none without it), as `litfast.train` describes it.
     """

@@ -59,8 +59,9 @@ def pictures(train=96):
     images = load("synthetic", size=8, train=train, val=16, test=16)
     return Pictures(images.train, images.classes), Pictures(images.test), Pictures(images.val)
 
-def whole():
-    return load("synthetic", size=8, train=64)
+def pairs():
+    items = [(torch.zeros(3, 8, 8, dtype=torch.uint8), [0, 1])] * 16
+    return type("Train", (list,), {"classes": 2})(items), items
 
 def wrong():
     return 3
@@ -264,21 +265,6 @@ def test_wrong_words_are_told_in_one_line(
     assert line in result.stderr and result.stderr.count("\n") <= 2 and "Traceback" not in result.output
 
 
-def test_labels_of_several_attributes_are_refused_by_a_classifier(
-    run: Callable[..., Result], tmp_path: Path
-) -> None:
-    (tmp_path / "mine.py").write_text(
-        "import torch\n"
-        "def pairs():\n"
-        "    items = [(torch.zeros(3, 8, 8, dtype=torch.uint8), [0, 1])] * 16\n"
-        "    train = type('Train', (list,), {'classes': 2})(items)\n"
-        "    return train, items\n"
-    )
-    result = run(name=f"{tmp_path}/mine.py:pairs")
-    assert result.exit_code == 1
-    assert "labels of pairs must be one class an image, got several attributes" in result.stderr
-
-
 def test_a_dataset_of_ones_own_trains(run: Callable[..., Result], tmp_path: Path, litfast: Litfast) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     result = run(name=f"{tmp_path}/mine.py:pictures", **{"options.train": 64})
@@ -298,6 +284,7 @@ def test_a_dataset_of_ones_own_trains(run: Callable[..., Result], tmp_path: Path
         ({"name": "pictures", "on_error": "skip"}, "on_error must be raise for a Dataset of one's own"),
         ({"name": "pictures", "options.trian": 3}, "must take the given data.root and options, got"),
         ({"name": "picture"}, "got 'picture'; did you mean 'pictures'?"),
+        ({"name": "pairs"}, "labels of pairs must be one class an image, got several attributes"),
         ({"name": "wrong"}, "or (train, test) or (train, test, val) Datasets, got int"),
     ],
 )  # fmt: skip
