@@ -57,13 +57,14 @@ def image_folder(root: str | Path, *, size: int | None = None) -> ImageSet:
 
 def _splits(folder: Path) -> tuple[str, str, str | None]:
     """The folders of training, test and validation."""
-    rule = f"image_folder: {folder} must hold the folders train and test (or val, or valid)"
+    rule = "must hold the folders train and test (or val, or valid)"
     found = [split for split in SPLITS if (folder / split).is_dir()]
     if "val" in found and "valid" in found:
-        raise ValueError(f"{rule}, got both val and valid")
+        raise ValueError(f"image_folder: {folder} {rule}, got both val and valid")
     if found[:1] != ["train"] or len(found) == 1:
         got = ", ".join(sorted(entry.name for entry in folder.glob("*"))[:10])
-        raise ValueError(f"{rule}, got {got or ('nothing' if folder.is_dir() else 'no folder')}")
+        got = got or ("nothing" if folder.is_dir() else "no folder")
+        raise ValueError(f"image_folder: {folder} {rule}, got {got}")
     return "train", found[1], found[2] if len(found) == 3 else None
 
 

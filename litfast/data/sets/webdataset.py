@@ -208,9 +208,9 @@ def _label_part(tar: Path, sample: list[_Part]) -> _Part:
 
 
 def _label(tar: Path, file: BinaryIO, part: _Part) -> int:
-    rule = f"webdataset: {tar}:{part.name} must hold a whole number from 0 on"
+    rule = f"{tar}:{part.name} must hold a whole number from 0 on"
     if part.size > MOST_LABEL_BYTES:
-        raise ValueError(f"{rule}, got {part.size} bytes")
+        raise ValueError(f"webdataset: {rule}, got {part.size} bytes")
     file.seek(part.offset)
     content = file.read(part.size)
     is_plain = part.extension.lower() == "cls"
@@ -220,7 +220,7 @@ def _label(tar: Path, file: BinaryIO, part: _Part) -> int:
         label = None
     if type(label) is not int or not 0 <= label < 1 << 31:
         under = "" if is_plain else ' under "label"'
-        raise ValueError(f"{rule}{under}, got {content[:60]!r}")
+        raise ValueError(f"webdataset: {rule}{under}, got {content[:60]!r}")
     return label
 
 
