@@ -147,7 +147,7 @@ def _dropped(text: bytes, data: np.ndarray, quotes: np.ndarray, ends: np.ndarray
     dropped[quotes] = True
     again = quotes[2::2]  # a quote that opens directly behind a closing one is the second of a pair
     dropped[again[data[again - 1] == _QUOTE]] = False
-    if b"\\n" in text:
+    if b"\\" in text:
         slashes = np.flatnonzero(data == _BACKSLASH)
         dropped[slashes[data[slashes + 1] == _N] + 1] = True
     return dropped
@@ -155,10 +155,11 @@ def _dropped(text: bytes, data: np.ndarray, quotes: np.ndarray, ends: np.ndarray
 
 def _windows(kept: np.ndarray, first: np.ndarray, sizes: np.ndarray, length: int) -> np.ndarray:
     """[n, length]: `sizes` ids from `first` on, cut or padded."""
-    padded = np.concatenate([kept, np.full(length, PADDING, np.uint8)])
+    padded = np.concatenate([kept, np.zeros(length, np.uint8)])
     tokens = np.lib.stride_tricks.sliding_window_view(padded, length)[first]
-    tokens[np.arange(length, dtype=np.int32) >= sizes[:, None].astype(np.int32)] = PADDING
-    return tokens
+    narrow = np.min_scalar_type(length)  # a narrow comparison is a fast one
+    within = np.arange(length, dtype=narrow) < np.minimum(sizes, length).astype(narrow)[:, None]
+    return np.multiply(tokens, within, out=tokens)  # PADDING is 0
 
 
 def _counts(tokens: np.ndarray, sizes: np.ndarray, length: int) -> Counts:
@@ -167,5 +168,5 @@ def _counts(tokens: np.ndarray, sizes: np.ndarray, length: int) -> Counts:
         empty=int((sizes == 0).sum()),
         longer=int((sizes > length).sum()),
         characters=int(np.minimum(sizes, length).sum()),
-        unknown=int((tokens == UNKNOWN).sum()),
+        unknown=int(np.count_nonzero(tokens == UNKNOWN)),
     )

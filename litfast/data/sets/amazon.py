@@ -126,7 +126,7 @@ def blocks(file: Path, size: int, *, who: str, progress: Progress | None = None)
         end = _last_row_end(rest)
         if end:
             yield _block(rest[:end], line)
-            line += rest.count(b"\n", 0, end)
+            line += _count(rest[:end], b"\n")
             rest = rest[end:]
         elif len(rest) > _LONGEST:
             raise ValueError(f"{who} line {line} must close every quote, got a row beyond {_LONGEST} bytes")
@@ -135,13 +135,18 @@ def blocks(file: Path, size: int, *, who: str, progress: Progress | None = None)
 
 
 def _block(text: bytes, line: int) -> Block:
-    return Block(text.replace(b"\r\n", b"\n"), line)
+    return Block(text.replace(b"\r\n", b"\n") if b"\r" in text else text, line)
+
+
+def _count(text: bytes, byte: bytes) -> int:
+    """text.count(byte), several times as fast where there are many."""
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == byte[0]))
 
 
 def _last_row_end(text: bytes) -> int:
     """The bytes up to the last new line outside of quotes, 0 where there is none."""
     end = text.rfind(b"\n") + 1
-    quotes = text.count(b'"', 0, end)
+    quotes = _count(text[:end], b'"')
     while end and quotes % 2:
         before = text.rfind(b"\n", 0, end - 1) + 1
         quotes -= text.count(b'"', before, end)
