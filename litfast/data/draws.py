@@ -14,7 +14,7 @@ _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: the step of splitmix
 class Draws(NamedTuple):
     """One entry a sample of one shard's epoch, [steps * batch] in the order of delivery."""
 
-    index: Tensor  # int64, into the whole set
+    index: Tensor  # type: ignore[assignment]  # int64, into the whole set
     top: Tensor  # int64 in 0..2 crop, the crop's offset in the padded image
     left: Tensor
     mirrored: Tensor  # bool
