@@ -87,10 +87,10 @@ def train(
         return
     _apply(settings)
     experiment = build.experiment(settings)
+    experiment.rehearse()
     for line in (screen.said(experiment.left_out, experiment.images), "" if resume else experiment.loader):
         if line:
             _console.say(line, _console.err)
-    experiment.rehearse()
     if not _is_taught(settings):
         _say_agreement(experiment)
     chosen = ""
