@@ -1,6 +1,6 @@
 // Gather, crop, flip, look-up and layout in one pass: a byte is read, its value is written. The arithmetic is in the table, so
-// an element is copied as an unsigned integer of its size. The look-up is scalar: vector gathers measured slower on Zen 3, and
-// unrolling, wider stores or AVX2 flags no faster; the loop runs at about 1/3 ns an element whatever the type.
+// an element is copied as an unsigned integer of its size. The look-up is scalar, and bound by it, not by the memory: about
+// 0.4 ns an element on an EPYC core whatever the type. AVX2 gathers and unrolling measured no faster.
 #include "../augment.h"
 
 #include "kernels.h"
