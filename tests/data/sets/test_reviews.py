@@ -61,6 +61,7 @@ rows = st.lists(st.tuples(st.sampled_from("12345"), words, words), min_size=1, m
 @given(rows, st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]), st.integers(1, 40))
 @example([("1", '"', '""')], csv.QUOTE_ALL, 3)
 @example([("1", "\\", "n")], csv.QUOTE_ALL, 1)
+@example([("1", "a\\nb", "\\\\n\\")], csv.QUOTE_ALL, 4)
 @example([("5", "", ""), ("5", "", "a\nb\n\n")], csv.QUOTE_MINIMAL, 2)
 def test_any_text_is_read_as_the_csv_module_reads_it(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]], quoting: int, size: int
