@@ -1,6 +1,7 @@
 // How litfast/ops/_native.py hands a call to the kernels of either device: tuples of raw addresses and numbers.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <tuple>
 
@@ -23,5 +24,11 @@ using CoefficientArgs = std::tuple<double, double, double, double>;
 // total [], parts [2 + S] (soft, hard, each section's mean), correct [] int64, rows [B]; whether the floats are fp64.
 // Either the rows are 0, or the other three are.
 using LossArgs = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, bool>;
+
+// images, index, top, left, mirrored, table, out
+using AugmentArgs = std::array<uintptr_t, 7>;
+
+// N, H, W, C, B, crop
+using AugmentSizes = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
 
 }  // namespace litfast

@@ -96,6 +96,16 @@ int64_t run_lit_cpu(const std::vector<SectionArgs>& section_args, int penalty, c
   return -1;
 }
 
+int64_t run_augment_cpu(const AugmentArgs& args, const AugmentSizes& sizes, int size, bool channels_last, int threads) {
+  const auto [images, index, top, left, mirrored, table, out] = args;
+  const auto [N, H, W, C, B, crop] = sizes;
+  const Augment augment{address<const uint8_t>(images), address<const int64_t>(index), address<const int64_t>(top),
+                        address<const int64_t>(left), address<const bool>(mirrored), address(table), address(out),
+                        N, H, W, C, B, crop, size, channels_last};
+  const py::gil_scoped_release release;
+  return augment_cpu(augment, threads);
+}
+
 py::dict build_info() {
   std::vector<std::string> isas;
   for (const Kernels& kernels : runnable_kernels()) isas.push_back(kernels.isa);
@@ -120,6 +130,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("lit_cpu", &run_lit_cpu, py::arg("sections"), py::arg("penalty"), py::arg("logits").none(true),
         py::arg("coefficients"), py::arg("losses"), py::arg("threads"), py::arg("isa"),
         "Writes losses and gradients; returns the first row whose target is no class (and writes nothing), or -1.");
+  m.def("augment_cpu", &run_augment_cpu, py::arg("tensors"), py::arg("sizes"), py::arg("size"), py::arg("channels_last"),
+        py::arg("threads"),
+        "Writes the batch; returns the first sample out of range (and writes nothing), or -1.");
   m.def("build_info", &build_info, "Compiler, CUDA architectures, OpenMP version (0: none), instruction sets, best first.");
 #ifdef LITFAST_WITH_CUDA
   cuda::bind(m);

@@ -15,6 +15,7 @@ LogitsArgs = tuple[int, int, int, int, int, int, int, int, int, float, bool, boo
 ScaledArgs = tuple[int, int, int, int]
 CoefficientArgs = tuple[float, float, float, float]
 LossArgs = tuple[int, int, int, int, bool]
+AugmentSizes = tuple[int, int, int, int, int, int]
 
 def lit_cpu(
     sections: Sequence[SectionArgs],
@@ -24,6 +25,9 @@ def lit_cpu(
     losses: LossArgs,
     threads: int,
     isa: str,
+) -> int: ...
+def augment_cpu(
+    tensors: Sequence[int], sizes: AugmentSizes, size: int, channels_last: bool, threads: int
 ) -> int: ...
 def build_info() -> BuildInfo: ...
 

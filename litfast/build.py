@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from litfast.config import Config, DataConfig, StudentConfig, TeacherConfig, coerce
-from litfast.data import sets
-from litfast.data.resident import ResidentLoader
-from litfast.data.sets import Images, ImageSet
+from litfast.data import choice, screen, sets
+from litfast.data.loader import Loader
+from litfast.data.sets import ImageSet
+from litfast.data.sets.image_set import Source
+from litfast.data.shape import image_shape
 from litfast.engine import auto, modes
 from litfast.engine.plan import BranchPlan, plan
 from litfast.methods import METHODS, scratch
@@ -32,15 +34,22 @@ COMPOSED = ("name", "student_init", "observer")  # options of methods that no re
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
-    """A resolved config and the objects that it names. `val` is None where nothing is held out."""
+    """A resolved config and the objects that it names.
+
+    `val` is None where nothing is held out; `loader` says which loader serves and why, `left_out` which
+    images cannot be decoded.
+    """
 
     config: Config
     images: ImageSet
+    shape: tuple[int, int, int]  # of an image, [C, H, W]
+    loader: str
+    left_out: tuple[str, ...]
     teacher: SectionedModel | None
     student: SectionedModel
-    train: ResidentLoader
-    val: ResidentLoader | None
-    test: ResidentLoader
+    train: Loader
+    val: Loader | None
+    test: Loader
 
     def phases(self) -> Iterator[Phase]:
         """The phases of the whole run: the teacher's own training first, where it has no weights."""
@@ -136,20 +145,27 @@ def device(name: str) -> str:
 def experiment(config: Config) -> Experiment:
     """All objects of a resolved config; whatever can be wrong with it is found here, before any training."""
     method_options(config)
-    images = image_set(config.data)
+    images, left_out = image_set(config.data)
+    if screen.attributes(images):
+        raise ValueError(f"data: labels of {images.name} must be one class an image, got several attributes")
+    config, why = with_loader(config, images)
     train, val = _split(config, images)
+    shape = image_shape(images.train, centre_crop=images.centre_crop, size=images.size)
     torch.manual_seed(config.seed)
-    teacher = None if config.teacher is None else model(config.teacher, images)
-    student = model(config.student, images)
+    teacher = None if config.teacher is None else model(config.teacher, images, shape[0])
+    student = model(config.student, images, shape[0])
     if teacher is not None and config.teacher is not None and config.teacher.weights is not None:
         load_weights(teacher, config.teacher.weights)
     if config.student.weights is not None:
         load_weights(student, config.student.weights)
     if teacher is not None and config.method.name == "lit":
-        check_pair(teacher, student, torch.zeros(2, *images.train.images.shape[1:]))
+        check_pair(teacher, student, torch.zeros(2, *shape))
     return Experiment(
         config=config,
         images=images,
+        shape=shape,
+        loader=why,
+        left_out=left_out,
         teacher=teacher,
         student=student,
         train=loader(train, images, config, train=True),
@@ -158,27 +174,35 @@ def experiment(config: Config) -> Experiment:
     )
 
 
-def image_set(config: DataConfig) -> ImageSet:
-    """The named set, with the recipe's normalisation and augmentation where it says so."""
-    images = sets.load(config.name, root=config.root)
-    said = {key: getattr(config, key) for key in ("mean", "std", "crop", "flip")}
-    return replace(images, **{key: value for key, value in said.items() if value is not None})
+def image_set(config: DataConfig) -> tuple[ImageSet, tuple[str, ...]]:
+    """The named set as the recipe wants it, and the images that data.on_error leaves out."""
+    images = sets.load(config.name, root=config.root, **config.options)
+    said = {key: getattr(config, key) for key in ("mean", "std", "crop", "flip", "centre_crop", "size")}
+    images = replace(images, **{key: value for key, value in said.items() if value is not None})
+    screen.check_labels(images)
+    return screen.screened(images) if config.on_error == "skip" else (images, ())
 
 
-def model(config: TeacherConfig | StudentConfig, images: ImageSet) -> SectionedModel:
-    """The configured network for the classes and channels of a set."""
-    channels = images.train.images.shape[1]
+def with_loader(config: Config, images: ImageSet) -> tuple[Config, str]:
+    """The config with data.loader settled, and one line why."""
+    found = choice.choose(config.data.loader, images, device=config.engine.device)
+    settled = replace(config, data=replace(config.data, loader=found.name))
+    return settled, f"loader: {found.name} ({found.why})"
+
+
+def model(config: TeacherConfig | StudentConfig, images: ImageSet, channels: int) -> SectionedModel:
+    """The configured network for the classes of a set and the channels of its images."""
     blocks = None if config.blocks is None else list(config.blocks)
     return create(
         config.model, classes=len(images.classes), channels=channels, blocks=blocks, option=config.option
     )
 
 
-def loader(split: Images, images: ImageSet, config: Config, *, train: bool) -> ResidentLoader:
-    """A loader over one split; only training shuffles and augments."""
-    return ResidentLoader(
-        split.images,
-        split.labels,
+def loader(split: Source, images: ImageSet, config: Config, *, train: bool) -> Loader:
+    """The settled loader over one split; only training shuffles and augments."""
+    return choice.make(
+        config.data.loader,
+        split,
         batch=config.data.batch if train else EVAL_BATCH,
         mean=images.mean,
         std=images.std,
@@ -187,6 +211,9 @@ def loader(split: Images, images: ImageSet, config: Config, *, train: bool) -> R
         train=train,
         seed=config.seed,
         device=config.engine.device,
+        centre_crop=images.centre_crop,
+        size=images.size,
+        workers=config.data.workers,
     )
 
 
@@ -231,7 +258,7 @@ def method_options(config: Config) -> dict[str, Any]:
     return given | config.phases
 
 
-def _split(config: Config, images: ImageSet) -> tuple[Images, Images | None]:
+def _split(config: Config, images: ImageSet) -> tuple[Source, Source | None]:
     if config.data.val is None:
         return images.train, images.val
     if config.data.val == 0:

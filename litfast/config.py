@@ -20,16 +20,31 @@ Options = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """Which samples. `val` of the training images are held out (none: the set's own split, if any)."""
+    """Which samples. `val` of the training images are held out (none: the set's own split, if any).
+
+    `name` is a set's, with its own keyword arguments in `options`, or FILE.py:function. `loader` is resident,
+    dali, torch or auto. An image that cannot be decoded ends the run (`on_error` "raise"), or all are tried
+    first and bad ones left out ("skip"). `workers` decode for the loaders torch and dali (none: every core).
+    """
 
     name: str = "digits"
     root: str | None = None
+    options: Options = field(default_factory=dict)
     batch: int = 64
     val: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     crop: int | None = None
     flip: bool | None = None
+    centre_crop: int | None = None
+    size: int | None = None
+    loader: str = "auto"
+    workers: int | None = None
+    on_error: str = "raise"
+
+    def __post_init__(self) -> None:
+        _choice("data.loader", self.loader, ("auto", "resident", "dali", "torch"))
+        _choice("data.on_error", self.on_error, ("raise", "skip"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,8 +97,7 @@ class MethodConfig:
 class EngineConfig:
     """How it runs. "auto" is resolved once, stored in the run and reused on resume.
 
-    `mode` is eager, compile, graph or compile-graph, `branches` serial or parallel: "auto" measures and says
-    what it chose.
+    `mode` is eager, compile, graph or compile-graph, `branches` serial or parallel: "auto" measures them.
     `accumulate` parts of the batch go through the models one by one before the update: less memory, the same
     step. `ema` is the decay of an average of the weights (none without it), as `litfast.train` describes it.
     """
@@ -106,10 +120,9 @@ class EngineConfig:
         _choice("engine.mode", self.mode, ("auto", "eager", "compile", "graph", "compile-graph"))
         _choice("engine.branches", self.branches, ("auto", "serial", "parallel"))
         _choice("engine.keep", self.keep, ("last", "best"))
-        if self.log_every < 1:
-            raise ValueError(f"recipe: engine.log_every must be 1 or more, got {self.log_every}")
-        if self.accumulate < 1:
-            raise ValueError(f"recipe: engine.accumulate must be 1 or more, got {self.accumulate}")
+        for key in ("log_every", "accumulate"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"recipe: engine.{key} must be 1 or more, got {getattr(self, key)}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"recipe: engine.ema must lie between 0 and 1, got {self.ema}")
 
@@ -127,11 +140,9 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
-        if self.data.batch % self.engine.accumulate:
-            raise ValueError(
-                f"recipe: engine.accumulate must divide data.batch {self.data.batch}, "
-                f"got {self.engine.accumulate}"
-            )
+        batch, parts = self.data.batch, self.engine.accumulate
+        if batch % parts:
+            raise ValueError(f"recipe: engine.accumulate must divide data.batch {batch}, got {parts}")
 
 
 def recipes() -> dict[str, Path]:
@@ -225,12 +236,10 @@ def _build(cls: Any, table: Any, where: str) -> Any:
     """An instance of dataclass `cls` from a table; every error names the key with its path."""
     table = _mapping(where, table)
     hints = typing.get_type_hints(cls)
-    known = [f.name for f in fields(cls)]
+    known = [_join(where, f.name) for f in fields(cls)]
     for key in table:
-        if key not in known:
-            raise ValueError(
-                f"recipe: {unknown('key', _join(where, key), [_join(where, name) for name in known])}"
-            )
+        if _join(where, key) not in known:
+            raise ValueError(f"recipe: {unknown('key', _join(where, key), known)}")
     for f in fields(cls):
         if f.name not in table and f.default is MISSING and f.default_factory is MISSING:
             raise ValueError(f"recipe: {_join(where, f.name)} must be given, got no such key")

@@ -2,7 +2,8 @@
 
 The truth is the reference in fp64 on the same, already rounded inputs. A backend may err at most twice what
 the reference errs in fp32, plus one unit in the last place of the output's dtype; per tensor, by the largest
-error. What is not finite in the reference must be the same in the backend.
+error. What is not finite in the reference must be the same in the backend. `augment`, which is no loss, must
+give the reference's bits.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Outcome:
 
 def samples(op: str) -> list[Sample]:
     """Regular, odd, empty, huge, masked, non-contiguous, channels-last and mixed inputs of `op`, by name."""
-    makers = {"kd": _kd_samples, "ir": _ir_samples, "lit": _lit_samples}
+    makers = {"kd": _kd_samples, "ir": _ir_samples, "lit": _lit_samples, "augment": _augment_samples}
     return list(makers[op]())
 
 
@@ -257,3 +258,31 @@ def _lit_samples() -> Iterator[Sample]:
         yield Sample(
             op="lit", name=f"{ir.name}; {kd.name}", args=(*ir.args, *kd.args), options=options | {"beta": 0.6}
         )
+
+
+def _augment(
+    name: str, *shape: int, batch: int = 5, crop: int = 0, dtype: torch.dtype = torch.float32, **options: Any
+) -> Sample:
+    generator = _generator(name)
+    images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    index = torch.randint(shape[0], (batch,), generator=generator)
+    top, left = torch.randint(2 * crop + 1, (2, batch), generator=generator)
+    args = images, index, top, left, torch.arange(batch) % 2 == 0
+    table = _normal(f"{name} table", shape[3], 256, dtype=dtype)
+    return Sample(op="augment", name=name, args=args, options={"table": table, "crop": crop} | options)
+
+
+def _augment_samples() -> Iterator[Sample]:
+    for dtype, last in itertools.product((*_HALVES, torch.float64), (True, False)):
+        yield _augment(f"CIFAR {dtype} {last}", 7, 32, 32, 3, crop=4, dtype=dtype, channels_last=last)
+    for last in (True, False):
+        yield _augment(f"no crop {last}", 3, 5, 7, 3, channels_last=last)
+        yield _augment(f"1x1 {last}", 3, 1, 1, 1, crop=1, batch=9, channels_last=last)
+        yield _augment(f"gray {last}", 3, 9, 41, 1, crop=3, channels_last=last)
+        yield _augment(f"5 channels {last}", 3, 5, 3, 5, crop=2, channels_last=last)
+        yield _augment(f"mostly padding {last}", 3, 3, 4, 3, crop=11, batch=41, channels_last=last)
+        yield _augment(f"empty {last}", 3, 5, 7, 3, batch=0, channels_last=last)
+    plain = _augment("strides", 7, 5, 7, 3, crop=2)
+    draws = [torch.stack([draw, draw], 1)[:, 1] for draw in plain.args[1:]]
+    table = plain.options["table"].t().contiguous().t()
+    yield replace(plain, args=(plain.args[0], *draws), options=plain.options | {"table": table})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ if not torch.cuda.is_available():
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+    if item.get_closest_marker("dali") and not (find_spec("nvidia") and find_spec("nvidia.dali")):
+        pytest.skip("nvidia.dali is not installed (pip install 'litfast[dali]')")
 
 
 @pytest.fixture(scope="session")

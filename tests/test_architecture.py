@@ -40,10 +40,12 @@ ONLY_IN = {
     "rich": ("cli/", "bench/report.py"),
     "typer": ("cli/",),
     "triton": ("ops/triton/",),
-    "nvidia": ("data/dali.py",),
+    "nvidia": ("data/dali.py", "data/_dali_"),
     "litfast._C": ("ops/_library.py",),
     "tomllib": ("config.py",),
     "matplotlib": ("bench/picture.py",),
+    "PIL": ("data/decode.py",),
+    "pickle": ("data/sets/cifar.py", "engine/checkpoint.py"),  # a closed Unpickler, and the error's name
 }
 HEAVY = (
     "triton",
@@ -54,6 +56,7 @@ HEAVY = (
     "torch.utils.tensorboard",
     "matplotlib",
     "safetensors",
+    "PIL",
 )
 
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60

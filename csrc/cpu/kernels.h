@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "../augment.h"
 #include "../lit.h"
 
 namespace litfast {
@@ -37,5 +38,8 @@ TargetScan scan_target(const int64_t* target, int64_t B, int64_t K, int64_t igno
 
 // The sums must come in as zeros.
 void lit_cpu(const Lit& lit, const Kernels& kernels, int threads, LitSums& sums);
+
+// Returns the first sample whose index, top or left is out of range, and then writes nothing; else -1.
+int64_t augment_cpu(const Augment& augment, int threads);
 
 }  // namespace litfast

@@ -51,7 +51,7 @@ def text(experiment: Experiment, results: dict[str, Any]) -> str:
         accuracy=results["test_accuracy"]["student"],
         test=results["samples"]["test"],
         train=results["samples"]["train"],
-        shape="x".join(str(n) for n in images.train.images.shape[1:]),
+        shape="x".join(str(n) for n in experiment.shape),
         mean=list(images.mean),
         std=list(images.std),
         classes=", ".join(images.classes),

@@ -10,6 +10,7 @@ from rich.table import Table
 from litfast import build
 from litfast.cli import _console
 from litfast.config import Config, EngineConfig
+from litfast.data import screen
 from litfast.engine.plan import BranchPlan
 from litfast.phase import Schedule
 
@@ -23,10 +24,18 @@ def show(settings: Config, *, as_json: bool) -> None:
         samples["val"] = experiment.val.samples
     if as_json:
         _console.print_json(
-            {"samples": samples, "engine": asdict(settings.engine), "branches": [_row(b) for b in branches]}
+            {
+                "samples": samples,
+                "loader": experiment.config.data.loader,
+                "engine": asdict(settings.engine),
+                "branches": [_row(b) for b in branches],
+            }
         )
         return
     _console.out.print(_table(branches))
+    for line in (screen.said(experiment.left_out, experiment.images), experiment.loader):
+        if line:
+            _console.say(line)
     engine = settings.engine
     _console.say(
         f"{settings.data.name}: {', '.join(f'{count} {name}' for name, count in samples.items())} images, "

@@ -8,6 +8,7 @@ from litfast import build
 from litfast.bench import quick, report
 from litfast.cli import _card, _console
 from litfast.config import Config
+from litfast.data import choice
 from litfast.engine import evaluate
 from litfast.engine.rundir import RunDirectory
 from litfast.models.sectioned import SectionedModel
@@ -27,6 +28,8 @@ def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, 
         "samples": {"train": experiment.train.samples, "test": experiment.test.samples},
         "test_accuracy": accuracies,
         "phases": _phases(run),
+        "throughput": (throughput := _throughput(run)),
+        "advice": _advice(throughput, experiment),
         "stopped": _stopped(run, experiment.config),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "precision": precision,
@@ -46,7 +49,7 @@ def model_document(experiment: build.Experiment, accuracy: float) -> dict[str, A
         "sections": list(student.names),
         "weights": "student.safetensors",
         "input": {
-            "shape": list(images.train.images.shape[1:]),
+            "shape": list(experiment.shape),
             "scale": "0 to 1, then (x - mean) / std per channel",
             "mean": list(images.mean),
             "std": list(images.std),
@@ -71,6 +74,8 @@ def show(results: dict[str, Any], run: RunDirectory, *, as_json: bool) -> None:
     for name, branches in results["stopped"].items():
         listed = ", ".join(f"{branch} after epoch {epoch}" for branch, epoch in branches.items())
         _console.say(f"stopped early in phase {name} (patience): {listed}")
+    if results["advice"]:
+        _console.say(results["advice"])
     took = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
     _console.say(f"saved in {run.path} (trained: {took})")
 
@@ -104,6 +109,38 @@ def _phases(run: RunDirectory) -> dict[str, dict[str, float | None]]:
     return found
 
 
+def _throughput(run: RunDirectory) -> dict[str, dict[str, float | None]]:
+    """Images a second of each phase, in all, of the loader and of the step, and the share of waiting."""
+    seconds: dict[
+        str, tuple[float, float]
+    ] = {}  # an image takes, and waits for the loader; sums of equal epochs
+    epochs: dict[str, int] = {}
+    for row in run.rows():
+        if row["images_per_s"] and "data_wait" in row:  # runs of before have none
+            took, waited = seconds.get(row["phase"], (0.0, 0.0))
+            one = 1 / row["images_per_s"]
+            seconds[row["phase"]] = took + one, waited + row["data_wait"] * one
+            epochs[row["phase"]] = epochs.get(row["phase"], 0) + 1
+    return {
+        phase: {
+            "images_per_s": epochs[phase] / took,
+            "loader_images_per_s": epochs[phase] / waited if waited else None,
+            "step_images_per_s": epochs[phase] / (took - waited) if took > waited else None,
+            "data_wait": waited / took,
+        }
+        for phase, (took, waited) in seconds.items()
+    }
+
+
+def _advice(throughput: dict[str, dict[str, float | None]], experiment: build.Experiment) -> str:
+    """What may help the phase that waited most for its data; empty where it waited little."""
+    waits = [phase["data_wait"] or 0.0 for phase in throughput.values()]
+    settings = experiment.config
+    return choice.advice(
+        settings.data.loader, experiment.images, max(waits, default=0.0), device=str(settings.engine.device)
+    )
+
+
 def _measure(
     models: dict[str, SectionedModel],
     experiment: build.Experiment,
@@ -112,7 +149,7 @@ def _measure(
 ) -> dict[str, Any]:
     measured = quick(
         models,
-        image_shape=list(experiment.images.train.images.shape[1:]),
+        image_shape=list(experiment.shape),
         device=str(experiment.config.engine.device),
         accuracies=accuracies,
         weights_bytes=files,

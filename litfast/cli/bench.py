@@ -12,6 +12,7 @@ import typer
 from litfast import build, config
 from litfast.bench import compare, picture, record, report
 from litfast.cli import _console
+from litfast.data.shape import image_shape
 from litfast.engine.rundir import RunDirectory
 from litfast.models import create
 from litfast.models.sectioned import SectionedModel
@@ -98,16 +99,17 @@ def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], list[int], di
     """A run's models with their weights (the student alone if it had no teacher), image shape, facts."""
     settings = config.parse(run.config())
     results = run.read("results.json")
-    images = build.image_set(settings.data)
+    images, _ = build.image_set(settings.data)
+    shape = image_shape(images.train, centre_crop=images.centre_crop, size=images.size)
     models = {"teacher": settings.teacher, "student": settings.student}
-    built = {name: build.model(said, images) for name, said in models.items() if said is not None}
+    built = {name: build.model(said, images, shape[0]) for name, said in models.items() if said is not None}
     for name, model in built.items():
         load_weights(model, run.path / f"{name}.safetensors")
     known = {
         "accuracies": results["test_accuracy"],
         "weights_bytes": {name: (run.path / f"{name}.safetensors").stat().st_size for name in built},
     }
-    return built, list(images.train.images.shape[1:]), known
+    return built, list(shape), known
 
 
 def _names(teacher: str, student: str) -> tuple[str, str]:

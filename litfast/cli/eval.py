@@ -10,6 +10,8 @@ import typer
 
 from litfast import build, config
 from litfast.cli import _console
+from litfast.data import screen
+from litfast.data.shape import image_shape
 from litfast.engine import evaluate as measure
 from litfast.engine.rundir import RunDirectory
 from litfast.models.sectioned import SectionedModel
@@ -48,8 +50,12 @@ def evaluate(
             raise ValueError(f"eval: --precision must be fp32 or bf16, got {precision!r}")
     settings = _of_run(run) if run is not None else _of_options(str(model), str(data), root)
     settings = build.resolve(replace(settings, engine=replace(settings.engine, device=device)))
-    images = build.image_set(replace(settings.data, root=str(root) if root else settings.data.root))
-    student: SectionedModel = build.model(settings.student, images).to(str(settings.engine.device))
+    images, left_out = build.image_set(replace(settings.data, root=str(root) if root else settings.data.root))
+    if said := screen.said(left_out, images):
+        _console.say(said, _console.err)
+    settings, _ = build.with_loader(settings, images)
+    channels = image_shape(images.test, centre_crop=images.centre_crop, size=images.size)[0]
+    student: SectionedModel = build.model(settings.student, images, channels).to(str(settings.engine.device))
     file = run / "student.safetensors" if run is not None else weights
     load_weights(student, str(file))
     found = measure(student, build.loader(images.test, images, settings, train=False), precision=precision)

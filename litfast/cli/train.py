@@ -16,6 +16,7 @@ import typer
 from litfast import __version__, build, config
 from litfast.bench import machine
 from litfast.cli import _console, _plan, _progress, _results
+from litfast.data import screen
 from litfast.engine import Report
 from litfast.engine import train as run_phases
 from litfast.engine.rundir import MARK, RunDirectory, latest_unfinished, next_free
@@ -63,6 +64,8 @@ def train(
 
         litfast train --set sections.patience=3                sections that learn no more stop early
 
+        litfast train my.toml --set data.name=image_folder --set data.root=DIR --set data.loader=torch
+
         litfast train --resume --out runs/mine
     """
     with _console.usage():
@@ -85,20 +88,22 @@ def train(
     _apply(settings)
     experiment = build.experiment(settings)
     experiment.rehearse()
+    for line in (screen.said(experiment.left_out, experiment.images), "" if resume else experiment.loader):
+        if line:
+            _console.say(line, _console.err)
     if not _is_taught(settings):
         _say_agreement(experiment)
     chosen = ""
     if not resume:
         experiment, chosen = experiment.choose()
-        settings = experiment.config
         if chosen:
             _console.say(chosen, _console.err)
         run = RunDirectory.create(out or next_free(RUNS, Path(recipe).stem), overwrite=overwrite)
-    _note(run, settings, "running", chosen)
-    run.write_config(config.dump(settings))
+    _note(run, experiment, "running", chosen)
+    run.write_config(config.dump(experiment.config))
     seconds = _run(run, experiment, resume)
     results = _results.collect(run, experiment, seconds)
-    _note(run, settings, "finished", stopped=results["stopped"])
+    _note(run, experiment, "finished", stopped=results["stopped"])
     _results.show(results, run, as_json=as_json)
 
 
@@ -166,13 +171,14 @@ def _say_agreement(experiment: build.Experiment) -> None:
 
 def _note(
     run: RunDirectory,
-    settings: config.Config,
+    experiment: build.Experiment,
     status: str,
     chosen: str = "",
     stopped: dict[str, dict[str, int]] | None = None,
 ) -> None:
-    """run.json; `chosen`, what "auto" said at the start, stays from one writing to the next."""
+    """run.json; what was chosen at the start, and why, stays from one writing to the next."""
     before = run.read(MARK) if (run.path / MARK).exists() else {}
+    settings = experiment.config
     run.write(
         "run.json",
         {
@@ -182,6 +188,8 @@ def _note(
             "seed": settings.seed,
             "engine": asdict(settings.engine),
             "auto": chosen or before.get("auto", ""),
+            "loader": before.get("loader") or experiment.loader,
+            "left_out": experiment.left_out,
             "stopped": stopped or {},
             "backend": _backend(),
             "machine": machine.describe(),

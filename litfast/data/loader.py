@@ -1,9 +1,9 @@
-"""What a loader is: a pure function from an epoch's number to its batches."""
+"""What a loader is: a function from an epoch's number to its batches, all of one shape, on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -12,27 +12,53 @@ IGNORED = -100  # the target of a sample that only fills up the last evaluation 
 
 class Batch(NamedTuple):
     images: Tensor  # [B, C, H, W]
-    target: Tensor  # [B] int64; IGNORED where the sample is padding
+    target: Tensor  # [B] int64, or [B, A] for A attributes; IGNORED where the sample is padding
 
 
 class Loader(Protocol):
-    """Delivers an epoch's batches, all of one shape.
+    """Delivers an epoch's batches, all of one shape, on the device.
 
-    A loader keeps no position: order, crops and flips follow from its seed and the epoch's number alone, so
-    an epoch begun at step `start` delivers exactly the batches that an unbroken one delivers from there on.
-    Training drops the last partial batch; evaluation keeps a fixed order and fills the last batch up with
+    Order, crops and flips follow from the loader's seed and the epoch's number, so an epoch begun at step
+    `start` delivers exactly the batches that an unbroken one delivers from there on. A loader that reaches
+    a position faster with what it was doing before says so in `state`; `load_state` before `batches` takes it
+    up. Training drops the last partial batch; evaluation keeps a fixed order and fills the last batch up with
     samples whose target is IGNORED.
+
+    With `num_shards` loaders of one seed, each with a `shard_id` of its own, every sample of an epoch goes to
+    one of them, and all have the same number of steps: training leaves out what does not divide, evaluation
+    fills up.
     """
 
     @property
-    def samples(self) -> int: ...
+    def samples(self) -> int:
+        """Of the whole set, all shards together."""
+        ...
 
     @property
     def batch(self) -> int: ...
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """Batches an epoch, of this shard."""
+        ...
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """The samples."""
+        ...
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
+    def batches(self, epoch: int, start: int = 0, *, copy_into: Batch | None = None) -> Iterator[Batch]:
+        """The epoch's batches from step `start` on.
+
+        Args:
+            copy_into: tensors that every batch is written to, and that are yielded each time (a captured
+                step reads from one place); None makes new ones.
+        """
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values for a checkpoint, after the batch yielded last; {} where none are due."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave, of this class or (then without use) of another."""
+        ...

@@ -1,27 +1,32 @@
-"""A whole image set on the device: gather, crop, flip and normalise in plain torch."""
+"""A whole image set on the device as uint8; one op a batch gathers, crops, flips and normalises."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from litfast.data.draws import draws, steps
 from litfast.data.loader import IGNORED, Batch
+from litfast.ops import augment, augment_table
+
+WHO = "ResidentLoader"
 
 
 class ResidentLoader:
     """Batches from uint8 images that stay on the device, whole and unnormalised.
 
     image = (flip(crop(raw)) / 255 - mean) / std, the crop taken from the raw image padded with zeros by
-    `crop` pixels a side, at offsets uniform over 0..2 crop; a flip has probability 1/2. Order, offsets and
-    flips are drawn on the CPU from (seed, epoch), so every device sees the same epoch.
+    `crop` pixels a side, at offsets uniform over 0..2 crop; a flip has probability 1/2. What is random is
+    drawn as `litfast.data.draws` says, so every device sees the same epoch, bit for bit.
 
     Args:
         images: [N, C, H, W] uint8.
-        labels: [N] int64.
+        labels: [N] int64, or [N, A] for A attributes.
         batch: samples a step, B.
         mean, std: one number a channel, of images scaled to 0..1.
         crop: padding of the random crop in pixels; 0 takes the image whole.
@@ -30,10 +35,11 @@ class ResidentLoader:
             nothing and fills the last batch up with samples whose target is -100.
         seed: with the epoch's number, decides all that is random.
         channels_last, dtype: memory format and type of the batches.
+        shard_id, num_shards: which part of every epoch this loader delivers, of how many.
 
     Raises:
         TypeError: images or labels of another dtype.
-        ValueError: shapes that disagree, an empty set, fewer training samples than one batch.
+        ValueError: shapes that disagree, an empty set, fewer training samples than one batch a shard.
     """
 
     def __init__(
@@ -51,90 +57,123 @@ class ResidentLoader:
         device: str | torch.device = "cpu",
         channels_last: bool = True,
         dtype: torch.dtype = torch.float32,
+        shard_id: int = 0,
+        num_shards: int = 1,
     ) -> None:
-        _check(images, labels, batch=batch, mean=mean, std=std, train=train, crop=crop)
+        _check_samples(images, labels, mean=mean, std=std)
+        _check_numbers(len(images), train, batch=batch, crop=crop, shard_id=shard_id, num_shards=num_shards)
         self.samples = len(images)
         self.batch = batch
-        self.steps = self.samples // batch if train else -(-self.samples // batch)
+        self.steps = steps(self.samples, batch, train=train, num_shards=num_shards)
         self.device = torch.device(device)
-        self._train, self._seed = train, seed
-        self._crop, self._flip = (crop, flip) if train else (0, False)
-        self._windows = _windows(images.to(self.device), self._crop)
-        self._labels = labels.to(self.device)
-        self._mean = torch.tensor(mean, device=self.device)
-        self._std = torch.tensor(std, device=self.device)
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
-        self._dtype = dtype
+        self._train, self._crop = train, crop if train else 0
+        self._draws = partial(
+            draws,
+            self.samples,
+            batch=batch,
+            train=train,
+            seed=seed,
+            crop=self._crop,
+            flip=flip,
+            shard_id=shard_id,
+            num_shards=num_shards,
+        )
+        self._images = images.permute(0, 2, 3, 1).to(self.device).contiguous()  # [N, H, W, C]
+        self._labels = labels.to(self.device).contiguous()
+        self._table = augment_table(mean, std, dtype).to(self.device)
+        _, H, W, C = self._images.shape
+        self._shapes = (batch, C, H, W), (batch, *labels.shape[1:])  # of a batch
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
         return self.samples
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The epoch's batches from step `start` on; the same (seed, epoch) gives the same batches."""
-        draws = self._training_draws(epoch) if self._train else self._evaluation_draws()
-        order, top, left, mirrored, filler = (draw.to(self.device) for draw in draws)
-        for step in range(start, self.steps):
-            at = slice(step * self.batch, (step + 1) * self.batch)
-            chosen = order[at]
-            raw = self._windows[chosen, top[at], left[at]]  # [B, H, W, C] uint8
-            if self._flip:
-                raw = torch.where(mirrored[at, None, None, None], raw.flip(2), raw)
-            target = self._labels[chosen].masked_fill_(filler[at], IGNORED)
-            yield Batch(self._normalised(raw), target)
+    def batches(self, epoch: int, start: int = 0, *, copy_into: Batch | None = None) -> Iterator[Batch]:
+        """The epoch's batches from step `start` on; the same (seed, epoch) gives the same batches.
 
-    def _normalised(self, raw: Tensor) -> Tensor:
-        values = raw.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
-        return values.to(self._dtype).permute(0, 3, 1, 2).contiguous(memory_format=self._format)
+        Args:
+            copy_into: tensors that every batch is written to, and that are yielded each time.
 
-    def _training_draws(self, epoch: int) -> tuple[Tensor, ...]:
-        # a string seeds Python's generator through SHA-512, so neighbouring epochs and seeds share nothing
-        mixed = random.Random(f"{self._seed}/{epoch}").getrandbits(32)
-        generator = torch.Generator().manual_seed(mixed)
-        n = self.samples
-        order = torch.randperm(n, generator=generator)
-        top, left = torch.randint(0, 2 * self._crop + 1, (2, n), generator=generator)
-        mirrored = torch.rand(n, generator=generator) < 0.5
-        return order, top, left, mirrored, torch.zeros(n, dtype=torch.bool)
+        Raises:
+            ValueError: a tensor of copy_into has another shape, dtype, device or layout than a batch.
+        """
+        if copy_into is not None:
+            self._check_static(copy_into)
+        return self._deliver(epoch, start, copy_into)
 
-    def _evaluation_draws(self) -> tuple[Tensor, ...]:
-        order = torch.arange(self.steps * self.batch)
-        still = torch.zeros_like(order)
-        filler = order >= self.samples
-        return order.clamp(max=self.samples - 1), still, still, filler, filler
+    def state(self) -> dict[str, Any]:
+        """Nothing: epoch and step say all."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Nothing to take up."""
+
+    def _new(self) -> Batch:
+        """Room for a batch."""
+        images = torch.empty(
+            self._shapes[0], dtype=self._table.dtype, device=self.device, memory_format=self._layout
+        )
+        return Batch(images, self._labels.new_empty(self._shapes[1]))
+
+    def _check_static(self, copy_into: Batch) -> None:
+        for what, tensor, like, shape in zip(
+            Batch._fields, copy_into, (self._table, self._labels), self._shapes, strict=True
+        ):
+            wanted, got = (
+                f"{t.dtype} {list(size)} on {t.device}" for t, size in ((like, shape), (tensor, tensor.shape))
+            )
+            if got != wanted:
+                raise ValueError(f"{WHO}: copy_into.{what} must be {wanted}, got {got}")
+            layout = self._layout if what == "images" else torch.contiguous_format
+            if not tensor.is_contiguous(memory_format=layout):
+                rule = f"be dense in {layout}"
+                raise ValueError(f"{WHO}: copy_into.{what} must {rule}, got strides {tensor.stride()}")
+
+    def _deliver(self, epoch: int, start: int, copy_into: Batch | None) -> Iterator[Batch]:
+        drawn = (draw.to(self.device).split(self.batch) for draw in self._draws(epoch=epoch))
+        for index, top, left, mirrored, filler in islice(zip(*drawn, strict=True), start, None):
+            batch = copy_into or self._new()
+            augment(
+                self._images,
+                index,
+                top,
+                left,
+                mirrored,
+                table=self._table,
+                crop=self._crop,
+                channels_last=self._layout is torch.channels_last,
+                out=batch.images,
+            )
+            torch.index_select(self._labels, 0, index, out=batch.target)
+            if not self._train:
+                batch.target.masked_fill_(filler.view(-1, *[1] * (self._labels.dim() - 1)), IGNORED)
+            yield batch
 
 
-def _windows(images: Tensor, crop: int) -> Tensor:
-    """Every crop of every padded image as one view, [N, 2 crop + 1, 2 crop + 1, H, W, C]."""
-    height, width = images.shape[2:]
-    padded = F.pad(images, (crop,) * 4).permute(0, 2, 3, 1).contiguous()
-    return padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
-
-
-def _check(
-    images: Tensor,
-    labels: Tensor,
-    *,
-    batch: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    train: bool,
-    crop: int,
-) -> None:
-    who = "ResidentLoader"
+def _check_samples(images: Tensor, labels: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> None:
     if images.dtype != torch.uint8:
-        raise TypeError(f"{who}: images must be uint8, got {images.dtype}")
+        raise TypeError(f"{WHO}: images must be uint8, got {images.dtype}")
     if labels.dtype != torch.int64:
-        raise TypeError(f"{who}: labels must be int64, got {labels.dtype}")
+        raise TypeError(f"{WHO}: labels must be int64, got {labels.dtype}")
     if images.dim() != 4 or len(images) == 0:
-        raise ValueError(f"{who}: images must be [N, C, H, W] with N at least 1, got {list(images.shape)}")
-    if labels.shape != images.shape[:1]:
-        raise ValueError(f"{who}: labels must be [{len(images)}], one an image, got {list(labels.shape)}")
+        raise ValueError(f"{WHO}: images must be [N, C, H, W] with N at least 1, got {list(images.shape)}")
+    n = len(images)
+    if labels.dim() not in (1, 2) or len(labels) != n:
+        raise ValueError(f"{WHO}: labels must be [{n}] or [{n}, A], one an image, got {list(labels.shape)}")
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != images.shape[1]:
             raise ValueError(
-                f"{who}: {name} must hold {images.shape[1]} numbers, one a channel, got {len(values)}"
+                f"{WHO}: {name} must hold {images.shape[1]} numbers, one a channel, got {len(values)}"
             )
+
+
+def _check_numbers(
+    samples: int, train: bool, *, batch: int, crop: int, shard_id: int, num_shards: int
+) -> None:
     if batch < 1 or crop < 0:
-        raise ValueError(f"{who}: batch must be at least 1 and crop at least 0, got {batch} and {crop}")
-    if train and len(images) < batch:
-        raise ValueError(f"{who}: batch must be at most the {len(images)} training samples, got {batch}")
+        raise ValueError(f"{WHO}: batch must be at least 1 and crop at least 0, got {batch} and {crop}")
+    if not 0 <= shard_id < num_shards:
+        raise ValueError(f"{WHO}: shard_id must lie in [0, {num_shards}), the shards, got {shard_id}")
+    if train and samples < batch * num_shards:
+        each = "" if num_shards == 1 else f" over {num_shards} shards"
+        raise ValueError(f"{WHO}: batch must be at most the {samples} training samples{each}, got {batch}")

@@ -41,6 +41,11 @@ class CompiledStep:
         self._compiler = compiler
         self._tried = False
 
+    @property
+    def inputs(self) -> Batch | None:
+        """The memory that a captured step reads, see `GraphStep.inputs`."""
+        return getattr(self._runner, "inputs", None)
+
     def __call__(self, batch: Batch, *, step: int, progress: float) -> dict[str, Tensor]:
         """As `Step.__call__`."""
         if not self._tried:

@@ -79,6 +79,11 @@ class GraphStep:
         self._shapes: object = None
         self._recorded: dict[tuple[str, ...], _Recorded] = {}
 
+    @property
+    def inputs(self) -> Batch | None:
+        """The memory that the captured step reads, for a loader to write to; None before a capture."""
+        return next((recorded.inputs for recorded in self._recorded.values()), None)
+
     def __call__(self, batch: Batch, *, step: int, progress: float) -> dict[str, Tensor]:
         """As `Step.__call__`."""
         due = self._step.due(step)
@@ -87,7 +92,8 @@ class GraphStep:
         if recorded is None:
             return self._step.compute(batch, due)
         for static, tensor in zip(recorded.inputs, batch, strict=True):
-            static.copy_(tensor, non_blocking=True)
+            if static is not tensor:
+                static.copy_(tensor, non_blocking=True)
         recorded.replay()
         return recorded.ring.take()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Window:
@@ -95,6 +98,33 @@ def first_non_finite(series: Mapping[str, list[tuple[int, float]]]) -> tuple[int
         (step, name) for name, pairs in series.items() for step, value in pairs if not math.isfinite(value)
     ]
     return min(bad, default=None)
+
+
+class Clock:
+    """Seconds of an epoch, and how many of them went by in waiting for the loader."""
+
+    def __init__(self, batch: int) -> None:
+        self._batch, self._batches, self._waited = batch, 0, 0.0
+        self._started = time.perf_counter()
+
+    def timed(self, batches: Iterator[T]) -> Iterator[T]:
+        """The batches; the time in the loader counts as waiting, device work that it queued does not."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            self._batches += 1
+            yield batch
+
+    def read(self) -> dict[str, float]:
+        """Throughput and the share of waiting so far."""
+        seconds = time.perf_counter() - self._started
+        return {
+            "images_per_s": self._batches * self._batch / seconds,
+            "data_wait": self._waited / seconds,
+        }
 
 
 class Journal:

@@ -19,6 +19,7 @@ class Report:
         step, steps: steps finished in this epoch and in an epoch.
         metrics: means over the epoch so far by "branch.metric"; empty where the device was not read.
         images_per_s: training throughput since the epoch (or the resumed run) began; 0 before the first step.
+        data_wait: share of that time, 0..1, in which the step waited for the loader's next batch.
         val: evaluation on the validation loader (epoch and phase reports, where there is one).
         best_accuracy: best validation accuracy of the phase so far, percent.
         restored: the phase was finished before and loaded from its checkpoint.
@@ -34,7 +35,18 @@ class Report:
     steps: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     images_per_s: float = 0.0
+    data_wait: float = 0.0
     val: Evaluation | None = None
     best_accuracy: float | None = None
     restored: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def loader_images_per_s(self) -> float | None:
+        """What the loader alone would deliver; what it makes ahead, during steps, costs it no time here."""
+        return self.images_per_s / self.data_wait if self.data_wait else None
+
+    @property
+    def step_images_per_s(self) -> float | None:
+        """What the step would train if it waited for no data."""
+        return self.images_per_s / (1 - self.data_wait) if self.data_wait < 1 else None

@@ -51,13 +51,22 @@ class Store:
     def is_empty(self) -> bool:
         return self.folder is None or not any(self.folder.glob("*.pt"))
 
-    def save(self, at: Progress, phase: Phase, step: Step, best: Weights | None, journal: int) -> None:
-        """A phase under way, in place of the checkpoint before."""
+    def save(
+        self,
+        at: Progress,
+        phase: Phase,
+        step: Step,
+        best: Weights | None,
+        journal: int,
+        data: dict[str, Any],
+    ) -> None:
+        """A phase under way, in place of the checkpoint before; `data` is the loader's state."""
         if self.folder is not None:
             state = {
                 **_state(at, phase, journal),
                 "step": step.state(),
                 "best": best,
+                "data": data,
                 "rng": torch.get_rng_state(),
             }
             checkpoint.save(self.folder / "last.pt", state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -14,12 +13,14 @@ import torch
 from litfast.data.loader import Loader
 from litfast.engine import modes
 from litfast.engine.evaluate import Evaluation, evaluate
-from litfast.engine.meters import Journal, Sums, Window, first_non_finite
+from litfast.engine.meters import Clock, Journal, Sums, Window, first_non_finite
 from litfast.engine.patience import exhausted, updated, validation_losses
 from litfast.engine.report import Report
 from litfast.engine.step import Runner, Step, prepared
 from litfast.engine.store import Progress, Store, Weights
 from litfast.phase import Phase
+
+SPEEDS = ("images_per_s", "loader_images_per_s", "step_images_per_s", "data_wait")  # of every epoch's report
 
 
 def train(
@@ -147,6 +148,7 @@ class _Run:
                     self.best_weights = None
                     if newest is not None and under_way and at.index == reached.index:
                         at, self.best_weights = self.store.restore(phase, step, newest)
+                        self.data.load_state(newest.get("data", {}))  # older checkpoints have none
                         step.stop(exhausted(phase.branches, at.waits))
                     yield from self._phase(phase, at, step, runner)
         finally:
@@ -173,8 +175,10 @@ class _Run:
 
     def _epoch(self, phase: Phase, at: Progress, step: Step, runner: Runner) -> Iterator[Report]:
         """The rest of epoch `at.epoch` from step `at.step`; closing the generator saves a checkpoint."""
-        window, started, first = Window(), time.perf_counter(), at.step
-        for batch in self.data.batches(at.first_epoch + at.epoch, at.step):
+        window, clock = Window(), Clock(self.data.batch)
+        place = getattr(runner, "inputs", None)  # of a captured step
+        batches = self.data.batches(at.first_epoch + at.epoch, at.step, copy_into=place)
+        for batch in clock.timed(batches):
             metrics = runner(batch, step=at.global_step, progress=at.epoch + at.step / self.data.steps)
             self.notes += step.notes
             step.notes.clear()
@@ -183,11 +187,11 @@ class _Run:
             means: Mapping[str, float] = {}
             if at.step % self.log_every == 0 or at.step == self.data.steps:
                 means = self._read(window, phase, at)
-            rate = (at.step - first) * self.data.batch / (time.perf_counter() - started)
+            speed = clock.read()
             if at.step == self.data.steps:
-                at.sums["images_per_s"] = [rate, 1]
+                at.sums |= {name: [value, 1] for name, value in speed.items()}
             try:
-                yield self._report("step", phase, at, means, rate)
+                yield self._report("step", phase, at, {**means, **speed})
             except GeneratorExit:
                 self._read(window, phase, at)
                 self._save(phase, at, step)
@@ -237,7 +241,6 @@ class _Run:
         phase: Phase,
         at: Progress,
         metrics: Mapping[str, float] | None = None,
-        images_per_s: float = 0.0,
         restored: bool = False,
     ) -> Report:
         metrics = dict(metrics or {})
@@ -250,7 +253,8 @@ class _Run:
             epochs=phase.epochs,
             step=at.step,
             steps=self.data.steps,
-            images_per_s=metrics.pop("images_per_s", images_per_s),
+            images_per_s=metrics.pop("images_per_s", 0.0),
+            data_wait=metrics.pop("data_wait", 0.0),
             metrics=metrics,
             val=None if kind == "step" or at.last is None else Evaluation(**at.last),
             best_accuracy=None if at.best is None else at.best["accuracy"],
@@ -260,13 +264,14 @@ class _Run:
 
     def _write(self, report: Report, at: Progress) -> None:
         row: dict[str, Any] = {"phase": report.phase, "epoch": report.epoch, **report.metrics}
-        row["images_per_s"] = report.images_per_s
+        for name in SPEEDS:
+            row[name] = getattr(report, name)
         if report.val is not None:
             row |= {"val_accuracy": report.val.accuracy, "val_loss": report.val.loss}
         self.journal.write(at.global_step, row)
 
     def _save(self, phase: Phase, at: Progress, step: Step) -> None:
-        self.store.save(at, phase, step, self.best_weights, self.journal.offset)
+        self.store.save(at, phase, step, self.best_weights, self.journal.offset, self.data.state())
 
 
 def _check_patience(phase: Phase, val: Loader | None) -> None:

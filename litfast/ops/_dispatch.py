@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -55,24 +55,27 @@ def teachers_of(call: Call) -> list[Tensor]:
     return [*call.teacher_irs] if call.teacher is None else [*call.teacher_irs, call.teacher]
 
 
+AnyCall = TypeVar("AnyCall")
+
+
 @dataclass(frozen=True, kw_only=True)
-class Backend:
-    """One fused implementation of the ops."""
+class Backend(Generic[AnyCall]):
+    """One fused implementation of the losses, whose call is a `Call`, or of another op."""
 
     name: str
     missing: Callable[[], str | None]  # why it cannot run in this installation at all
-    why_not: Callable[[Call], str | None]  # why it cannot serve this call, given that it runs
-    op: Callable[..., Any]  # the schema of _library.py
+    why_not: Callable[[AnyCall], str | None]  # why it cannot serve this call, given that it runs
+    op: Callable[..., Any]  # the schema of _library.py, or of the other op
     # How backward scales off the CPU, without reading `scale` on the host; None: serves the CPU alone.
     scale_into: Callable[[Sequence[Tensor], Tensor, Sequence[Tensor]], None] | None = None
     automatic_on: tuple[str, ...] = ("cpu", "cuda")  # device types where "auto" may take it
 
 
-_BACKENDS: Registry[Backend] = Registry("backend")
+_BACKENDS: Registry[Backend[Call]] = Registry("backend")
 
 
-def register(backend: Backend) -> None:
-    """Adds a fused backend; "auto" tries them in the order of registration."""
+def register(backend: Backend[Call]) -> None:
+    """Adds a fused backend of the losses; "auto" tries them in the order of registration."""
     _BACKENDS[backend.name] = backend
 
 
@@ -94,7 +97,7 @@ def only_reference(call: Call) -> str | None:
     return None
 
 
-def choose(backend: str, call: Call) -> Backend | None:
+def choose(backend: str, call: Call) -> Backend[Call] | None:
     """The fused backend that serves `call`, or None for the reference.
 
     Raises:
@@ -102,26 +105,32 @@ def choose(backend: str, call: Call) -> Backend | None:
         RuntimeError: the named backend cannot run in this installation.
     """
     _check_devices(call)
+    return serving(_BACKENDS, backend, call.who, students_of(call)[0].device, call)
+
+
+def serving(
+    known: Registry[Backend[AnyCall]], backend: str, who: str, device: torch.device, call: AnyCall
+) -> Backend[AnyCall] | None:
+    """As `choose`, among the backends `known` of any op."""
     if backend == "reference":
         return None
     if backend == "auto":
-        # When the surroundings are being compiled, plain torch lets the compiler fuse the loss into them.
+        # When the surroundings are being compiled, plain torch lets the compiler fuse the op into them.
         if torch.compiler.is_compiling():
             return None
-        device = students_of(call)[0].device.type
-        for candidate in _BACKENDS.values():
-            runs = device in candidate.automatic_on and candidate.missing() is None
+        for candidate in known.values():
+            runs = device.type in candidate.automatic_on and candidate.missing() is None
             if runs and candidate.why_not(call) is None:
                 return candidate
         return None
-    if backend not in _BACKENDS:
-        raise ValueError(f"{call.who}: {unknown('backend', backend, ['auto', 'reference', *_BACKENDS])}")
-    chosen = _BACKENDS[backend]
+    if backend not in known:
+        raise ValueError(f"{who}: {unknown('backend', backend, ['auto', 'reference', *known])}")
+    chosen = known[backend]
     if missing := chosen.missing():
-        raise RuntimeError(f"{call.who}: backend {backend!r} must be installed, got {missing}")
+        raise RuntimeError(f"{who}: backend {backend!r} must be installed, got {missing}")
     if reason := chosen.why_not(call):
         rule = f"backend {backend!r} must be able to serve the call, got {reason}"
-        raise ValueError(f'{call.who}: {rule}; use backend="reference"')
+        raise ValueError(f'{who}: {rule}; use backend="reference"')
     return chosen
 
 

@@ -1,7 +1,7 @@
-"""The definition of every loss, in plain torch on one page: differentiable twice, any float dtype.
+"""The definition of every op, in plain torch on one page: losses are differentiable twice, any float dtype.
 
 Half precision is computed in fp32, fp64 in fp64. The teacher may require grad here. Nothing is checked: the
-public functions of kd.py, ir.py and lit.py do that.
+public functions of kd.py, ir.py, lit.py and augment.py do that.
 """
 
 from __future__ import annotations
@@ -142,6 +142,33 @@ def lit_loss(
     total = scale * (beta * kd + (1 - beta) * _weighted(ir, weights))
     correct = _correct(student_logits, target, rows.valid)
     return LITLoss(total, ir.detach(), soft_term.detach(), hard_term.detach(), correct)
+
+
+def augment(
+    images: Tensor,  # [N, H, W, C] uint8
+    index: Tensor,  # [B] int64
+    top: Tensor,  # [B] int64
+    left: Tensor,  # [B] int64
+    mirrored: Tensor,  # [B] bool
+    table: Tensor,  # [C, 256]
+    crop: int,
+) -> Tensor:  # [B, C, H, W]
+    """table[c, v] of the raw pixels v of each crop, mirrored or not; NaN for a sample out of range."""
+    _, H, W, C = images.shape
+    known = inside(images, index, top, left, crop)
+    b, y, x, c = (torch.arange(n, device=images.device) for n in (len(index), H, W, C))
+    padded = F.pad(images[index * known], (0, 0, crop, crop, crop, crop))  # [B, H + 2 crop, W + 2 crop, C]
+    rows = (top * known)[:, None] + y
+    columns = (left * known)[:, None] + torch.where(mirrored[:, None], W - 1 - x, x)
+    raw = padded[b[:, None, None], rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
+    values = table[c, raw.long()].masked_fill(~known[:, None, None, None], torch.nan)
+    return values.permute(0, 3, 1, 2)
+
+
+def inside(images: Tensor, index: Tensor, top: Tensor, left: Tensor, crop: int) -> Tensor:
+    """[B] bool: whether index is one of the N images, and top and left are offsets in 0..2 crop."""
+    ends = ((index, len(images)), (top, 2 * crop + 1), (left, 2 * crop + 1))
+    return torch.stack([(value >= 0) & (value < end) for value, end in ends]).all(0)
 
 
 def _maths_dtype(*tensors: Tensor) -> torch.dtype:

@@ -222,3 +222,35 @@ def test_a_stopped_branch_leaves_the_captured_step(seldom: Any) -> None:
     assert capture.records == 2
     assert all(torch.equal(a, b) for a, b in zip(kept, ours.branches[0].params, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(moving, ours.branches[1].params, strict=True))
+
+
+def test_the_captured_memory_is_handed_out_and_a_batch_that_is_in_it_already_is_not_copied(
+    phase: Callable[..., Phase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, ours = Ours(phase, captured=True), Ours(phase, captured=True)
+    given = batches([16] * 6)
+    plain.train(given, run=plain.graph)
+    assert ours.graph.inputs is None
+    copied: list[Tensor] = []
+    places: list[Batch] = []
+    copy = Tensor.copy_
+
+    def noted(self: Tensor, *args: Any, **words: Any) -> Tensor:
+        copied.append(self)
+        return copy(self, *args, **words)
+
+    def run(batch: Batch, **words: Any) -> dict[str, Tensor]:
+        place = ours.graph.inputs
+        if place is None:
+            return ours.graph(batch, **words)
+        places.append(place)
+        for static, tensor in zip(place, batch, strict=True):
+            static.copy_(tensor)
+        with monkeypatch.context() as patch:
+            patch.setattr(Tensor, "copy_", noted)
+            return ours.graph(place, **words)
+
+    ours.train(given, run=run)
+    assert len(places) == 4 and all(place is places[0] for place in places)
+    assert not any(tensor is static for tensor in copied for static in places[0])
+    assert_same(ours, plain)

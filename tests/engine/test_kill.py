@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import litfast
+from litfast.engine.train import SPEEDS
 
 SCRIPT = Path(__file__).with_name("killed.py")
 
@@ -27,7 +28,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 
 def journal(out: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "images_per_s"} for row in rows]
+    return [{key: value for key, value in row.items() if key not in SPEEDS} for row in rows]
 
 
 @pytest.mark.parametrize("step", [6, 15], ids=["phase 1", "phase 2"])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import litfast
 from litfast.data.resident import ResidentLoader
 from litfast.engine import Report, checkpoint
+from litfast.engine.train import SPEEDS
 from litfast.phase import Phase
 
 # (kind, n): closed at the n-th report of that kind. A run has 16 steps, 4 epochs (two a phase) and 2 phases.
@@ -52,7 +53,7 @@ def interrupted(made: Any, data: Any, val: Any, out: Path, stop: tuple[str, int]
 
 def rows(out: Path) -> list[dict[str, Any]]:
     journal = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "images_per_s"} for row in journal]
+    return [{key: value for key, value in row.items() if key not in SPEEDS} for row in journal]
 
 
 def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:

@@ -16,6 +16,7 @@ from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
 from litfast.engine import Evaluation, Report, evaluate
 from litfast.engine import train as train_module_function
+from litfast.engine.train import SPEEDS
 from litfast.phase import Losses, Phase
 
 Toys = Callable[..., Phase]
@@ -104,9 +105,11 @@ def test_the_loaders_epochs_run_on_through_the_phases(
     class Spy:
         samples, batch, steps = data.samples, data.batch, data.steps
 
-        def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        def batches(self, epoch: int, start: int = 0, *, copy_into: Batch | None = None) -> Iterator[Batch]:
             asked.append((epoch, start))
             return data.batches(epoch, start)
+
+        state, load_state = data.state, data.load_state
 
     reports_of([phase(toy, name="a"), phase(toy, name="b", epochs=1)], Spy())
     assert asked == [(0, 0), (1, 0), (2, 0)]
@@ -174,7 +177,7 @@ def test_a_run_leaves_the_end_of_each_phase_and_a_row_an_epoch(
             "step": step,
             "phase": report.phase,
             "epoch": report.epoch,
-            "images_per_s": report.images_per_s,
+            **{name: getattr(report, name) for name in SPEEDS},
         }
         assert report.val is not None
         checked = {"val_accuracy": report.val.accuracy, "val_loss": report.val.loss}

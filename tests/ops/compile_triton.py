@@ -13,7 +13,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from litfast.ops.triton import ir, kd, scale
+from litfast.ops.triton import augment, ir, kd, scale
 
 H200 = GPUTarget("cuda", 90, 32)
 NUMBERS = {"tau": "fp64", "alpha": "fp64", "beta": "fp64", "scale": "fp64"}
@@ -62,6 +62,14 @@ def multiply(dtype: str) -> Any:
     )
 
 
+def gather(dtype: str, *, last: bool) -> Any:
+    """CIFAR images."""
+    arguments = {"images": "*u8", "index": "*i64", "top": "*i64", "left": "*i64", "mirrored": "*i1"}
+    arguments |= {"table": f"*{dtype}", "out": f"*{dtype}", "N": "i64", "crop": "i64"}
+    sizes = {"H": Constant(32), "W": Constant(32), "C": Constant(3), "LAST": Constant(last)}
+    return augment.gather, arguments | sizes, augment.OPTIONS
+
+
 KERNELS = {
     "sections fp32": first_pass(3, "fp32"),
     "sections bf16": first_pass(3, "bf16", penalty="smooth_l1"),
@@ -73,6 +81,9 @@ KERNELS = {
     "rows 32000 bf16": rows(4096, 32_000, "bf16"),
     "rows 128256 fp32": rows(2048, 128_256, "fp32", soft="kl"),
     "backward bf16": multiply("bf16"),
+    "augment fp32": gather("fp32", last=True),
+    "augment bf16": gather("bf16", last=True),
+    "augment fp32 planes": gather("fp32", last=False),
 }
 
 

@@ -52,6 +52,9 @@ def test_a_thread_leaves_room_for_others(kernels: dict[str, Any]) -> None:
         ("rows 32000 bf16", 2 * 2, 1),
         ("rows 128256 fp32", 2 * 2 * 2, 2),
         ("backward bf16", 2 * 2, 2 * 2),
+        ("augment fp32", 0, 2),  # 8 elements a thread; raw pixels lie anywhere
+        ("augment bf16", 0, 1),
+        ("augment fp32 planes", 0, 2),
     ],
 )
 def test_memory_is_read_and_written_16_bytes_at_a_time(

@@ -7,23 +7,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from litfast.data.sets.celeba import celeba
 from litfast.data.sets.cifar import cifar10, cifar100
 from litfast.data.sets.digits import digits
+from litfast.data.sets.idx import fashion_mnist, mnist
+from litfast.data.sets.image_folder import image_folder
 from litfast.data.sets.image_set import Images as Images
 from litfast.data.sets.image_set import ImageSet as ImageSet
 from litfast.data.sets.image_set import hold_out as hold_out
+from litfast.data.sets.own import is_own, own
 from litfast.data.sets.synthetic import synthetic
+from litfast.data.sets.webdataset import webdataset
 from litfast.registry import Registry, unknown
 
 DATASETS: Registry[Callable[..., ImageSet]] = Registry("data set")
-DATASETS.update(digits=digits, cifar10=cifar10, cifar100=cifar100, synthetic=synthetic)
+DATASETS.update(
+    digits=digits,
+    cifar10=cifar10,
+    cifar100=cifar100,
+    mnist=mnist,
+    fashion_mnist=fashion_mnist,
+    image_folder=image_folder,
+    webdataset=webdataset,
+    celeba=celeba,
+    synthetic=synthetic,
+)
 
 
 def load(name: str, root: str | Path | None = None, **options: Any) -> ImageSet:
     """An image set by name.
 
     Args:
-        name: one of DATASETS.
+        name: one of DATASETS, or "FILE.py:function" (see `own`).
         root: the folder that holds the set's files; None for the sets that need none.
         options: keyword arguments of the set's own function.
 
@@ -31,6 +46,8 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> ImageSet:
         ValueError: an unknown name or option (the nearest known one is named), a root that is missing or not
             wanted, a missing, truncated or inconsistent file.
     """
+    if is_own(name):
+        return own(name, **({} if root is None else {"root": str(root)}), **options)
     read = DATASETS[name]
     known = dict(inspect.signature(read).parameters)
     wants_root = known.pop("root", None) is not None

@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 
+from .. import _augment
+from .._augment import Augment
+from .._checks import is_transformed
 from .._dispatch import Backend, Call, only_reference, students_of, teachers_of
 from .._library import Results, define, implement
 
@@ -27,6 +30,17 @@ def _scale(*args: Any) -> None:
     scale_into(*args)
 
 
+def _run_augment(call: Augment) -> None:
+    from .augment import augment_into
+
+    augment_into(call)
+
+
+def _why_not_augment(call: Augment) -> str | None:
+    """Why the kernel cannot serve `call`."""
+    return _why_not_on(call.images.device) or ("a torch.func transform" if is_transformed() else None)
+
+
 def _why_not(call: Call) -> str | None:
     """Why these kernels cannot serve `call`."""
     students = students_of(call)
@@ -35,24 +49,37 @@ def _why_not(call: Call) -> str | None:
             return f"tensors on {students[0].device} and {tensor.device}"
         if tensor.dtype == torch.float64:
             return "torch.float64 tensors (the kernels compute in float32)"
-    device = students[0].device
+    return _why_not_on(students[0].device) or only_reference(call)
+
+
+def _why_not_on(device: torch.device) -> str | None:
+    """Why no kernel runs on `device`."""
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         return "tensors on cpu (TRITON_INTERPRET=1 serves them, slowly)"
     if device.type not in ("cpu", "cuda"):
         return f"tensors on {device}"
-    return only_reference(call)
+    return None
 
 
 # Found once: Dynamo, which may trace a call to it, knows neither caches nor importlib.
 _MISSING = None if importlib.util.find_spec("triton") else "triton is not installed; pip install triton"
 _OP = define("triton_loss")
+_AUGMENT_OP = _augment.define("triton_augment")
 for _device in ("CPU", "CUDA"):
     implement("triton_loss", _device, _run)
+    _augment.implement("triton_augment", _device, _run_augment)
 TRITON = Backend(
     name="triton",
     missing=lambda: _MISSING,
     why_not=_why_not,
     op=_OP,
     scale_into=_scale,
+    automatic_on=("cuda",),
+)
+TRITON_AUGMENT = Backend(
+    name="triton",
+    missing=lambda: _MISSING,
+    why_not=_why_not_augment,
+    op=_AUGMENT_OP,
     automatic_on=("cuda",),
 )
