@@ -88,8 +88,8 @@ SOURCES.update(
             folder="celeba",
             unpack="img_align_celeba",
         ),
-        "amazon_review_polarity": _amazon("amazon_review_polarity_csv", "fe39f8b653cada45afd5792e0f0e8f9b"),
-        "amazon_review_full": _amazon("amazon_review_full_csv", "57d28bd5d930e772930baddf36641c7c"),
+        "amazon_polarity": _amazon("amazon_review_polarity_csv", "fe39f8b653cada45afd5792e0f0e8f9b"),
+        "amazon_full": _amazon("amazon_review_full_csv", "57d28bd5d930e772930baddf36641c7c"),
     }
 )
 

@@ -110,7 +110,7 @@ def test_an_archive_that_attacks_is_refused_even_with_the_right_checksum(
     assert left(tmp_path) == {"in/cifar-10-binary.tar.gz"}
 
 
-@pytest.mark.parametrize("name", ["celeba", "amazon_review_polarity", "amazon_review_full"])
+@pytest.mark.parametrize("name", ["celeba", "amazon_polarity", "amazon_full"])
 def test_what_has_no_plain_address_says_where_it_is_to_be_had(name: str, tmp_path: Path) -> None:
     source = SOURCES[name]
     with pytest.raises(ValueError) as caught:
