@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -79,7 +79,17 @@ class Members:
 
 Encoded = Files | Members
 Samples = Images | Encoded
-AnySamples = TypeVar("AnySamples", Images, Files, Members)
+
+
+class Choosable(Protocol):
+    """Samples of which some can be chosen by their indices."""
+
+    def __len__(self) -> int: ...
+
+    def at(self, indices: Tensor) -> Self: ...
+
+
+AnySamples = TypeVar("AnySamples", bound=Choosable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +115,16 @@ class ImageSet:
     attributes: tuple[str, ...] = ()  # names of the A columns of labels [N, A]
 
 
-def hold_out(images: AnySamples, count: int, seed: int) -> tuple[AnySamples, AnySamples]:
-    """Hold `count` images out, chosen by a seeded permutation of all (not stratified by class).
+def hold_out(samples: AnySamples, count: int, seed: int) -> tuple[AnySamples, AnySamples]:
+    """Hold `count` samples out, chosen by a seeded permutation of all (not stratified by class).
 
     Returns:
         (rest, held_out), each in the original order.
 
     Raises:
-        ValueError: count does not leave at least one image on each side.
+        ValueError: count does not leave at least one sample on each side.
     """
-    if not 0 < count < len(images):
-        raise ValueError(f"hold_out: count must be between 1 and {len(images) - 1}, got {count}")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return images.at(order[count:].sort().values), images.at(order[:count].sort().values)
+    if not 0 < count < len(samples):
+        raise ValueError(f"hold_out: count must be between 1 and {len(samples) - 1}, got {count}")
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+    return samples.at(order[count:].sort().values), samples.at(order[:count].sort().values)
