@@ -55,6 +55,7 @@ HEAVY = (
     "torch.utils.tensorboard",
     "matplotlib",
     "safetensors",
+    "PIL",
 )
 
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60
