@@ -109,13 +109,25 @@ def _put(
     sheet.paste(image, (x + (tile - image.width) // 2, y + (tile - image.height) // 2))
 
 
-def _decoded(samples: Samples, i: int) -> Image.Image | None:
-    from PIL import Image, UnidentifiedImageError
+def picture(samples: Samples, i: int) -> Image.Image:
+    """Sample i as it is, whole, in RGB or grey.
+
+    Raises:
+        ValueError: it cannot be decoded; the line names the file and the reason.
+    """
+    from PIL import Image
 
     if isinstance(samples, Images):
         pixels = samples.images[i].permute(1, 2, 0).contiguous().numpy()  # [H, W, C]
-        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     try:
         return Image.open(io.BytesIO(samples.read(i))).convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"picture: {samples.name(i)} must be a readable image, got: {error}") from error
+
+
+def _decoded(samples: Samples, i: int) -> Image.Image | None:
+    try:
+        return picture(samples, i).convert("RGB")
+    except ValueError:
         return None

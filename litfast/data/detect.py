@@ -84,7 +84,7 @@ LAYOUTS = (
     Layout(
         name="image_folder",
         format="image folder",
-        patterns=(rf"train/[^/]+/{IMAGE}",),
+        patterns=(rf"{SPLIT}/[^/]+/{IMAGE}",),
         words="train/CLASS/*.jpg",
     ),
     Layout(
@@ -119,7 +119,7 @@ def detect(path: str | Path) -> Found:
     if path.is_dir():
         paths = sorted(_below(path))
         layout = _layout(paths)
-        if layout is None:
+        if layout is None or (layout.name == "webdataset" and not _has_shards(path)):
             raise ValueError(f"detect: {path} must hold {_wanted()}, got {_summary(paths)}{_hint(path)}")
         return Found(path=path, name=_name(layout, path), format=layout.format)
     kind = archive_kind(path) if path.is_file() else None
@@ -170,6 +170,12 @@ def _is_shard(paths: list[str]) -> bool:
     return any(
         path.rpartition(".")[0] in stems for path in paths if re.fullmatch(rf"(.*/)?{IMAGE}", path, re.I)
     )
+
+
+def _has_shards(folder: Path) -> bool:
+    """Whether the first archive of a folder is a shard; any archive may lie in a folder."""
+    first = min(folder.glob("*.tar"))
+    return archive_kind(first) == "tar" and _is_shard(_packed(first))
 
 
 def _name(layout: Layout, path: Path) -> str:
