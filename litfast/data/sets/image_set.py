@@ -71,10 +71,14 @@ class Members:
         return f"{self.tars[int(self.tar[i])]}:{self.keys[i]}"
 
     def read(self, i: int) -> bytes:
-        """The encoded image."""
+        """The encoded image; EOFError where the archive ends before."""
+        size = int(self.size[i])
         with self.tars[int(self.tar[i])].open("rb") as file:
             file.seek(int(self.offset[i]))
-            return file.read(int(self.size[i]))
+            data = file.read(size)
+        if len(data) < size:
+            raise EOFError(f"{len(data)} of {size} bytes: the archive is truncated")
+        return data
 
 
 Encoded = Files | Members
