@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import torch
 
+from litfast.data.decode import decode_at
 from litfast.data.sets.image_set import Images, ImageSet, Samples
 
 if TYPE_CHECKING:
@@ -109,25 +109,14 @@ def _put(
     sheet.paste(image, (x + (tile - image.width) // 2, y + (tile - image.height) // 2))
 
 
-def picture(samples: Samples, i: int) -> Image.Image:
-    """Sample i as it is, whole, in RGB or grey.
-
-    Raises:
-        ValueError: it cannot be decoded; the line names the file and the reason.
-    """
+def _decoded(samples: Samples, i: int) -> Image.Image | None:
+    """Sample i, whole; None where it cannot be decoded."""
     from PIL import Image
 
     if isinstance(samples, Images):
         pixels = samples.images[i].permute(1, 2, 0).contiguous().numpy()  # [H, W, C]
-        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
     try:
-        return Image.open(io.BytesIO(samples.read(i))).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"picture: {samples.name(i)} must be a readable image, got: {error}") from error
-
-
-def _decoded(samples: Samples, i: int) -> Image.Image | None:
-    try:
-        return picture(samples, i).convert("RGB")
+        return Image.fromarray(decode_at(samples, i))
     except ValueError:
         return None

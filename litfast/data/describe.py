@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from litfast.data.contact_sheet import picture
+from litfast.data.decode import decode_at
 from litfast.data.sets.image_set import Encoded, Images, ImageSet, Samples
 from litfast.data.sets.text_set import Corpus, TextSet
 
 LOOKED_AT = 2000  # encoded training images that stand for all of them
-CHUNK = 4096  # images whose pixels are counted at once
+CHUNK, AT_ONCE = 4096, 256  # arrays whose pixels are counted, files that are decoded, at once
 
 Progress = Callable[[int, int], None]  # (images decoded, images to decode)
 
@@ -101,17 +101,19 @@ def _chosen(splits: dict[str, Samples], everything: bool) -> list[tuple[str, Enc
 def _of_encoded(chosen: list[tuple[str, Encoded, int]], progress: Progress | None) -> dict[str, Any]:
     sizes: Counter[str] = Counter()
     histogram, measured, bad = torch.zeros(3, 256, dtype=torch.int64), 0, []
-    for done, (name, samples, i) in enumerate(chosen, 1):
-        try:
-            image = picture(samples, i)
-            sizes[f"{image.width}x{image.height}"] += 1
-            if name == "train":
-                measured += 1
-                histogram += _histogram(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])
-        except ValueError as error:
-            bad.append(str(error).partition(": ")[2])
-        if progress is not None:
-            progress(done, len(chosen))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for at in range(0, len(chosen), AT_ONCE):
+            part = chosen[at : at + AT_ONCE]
+            for (name, *_), found in zip(part, pool.map(_looked_at, part), strict=True):
+                if isinstance(found, str):
+                    bad.append(found)
+                    continue
+                sizes[found[0]] += 1
+                if name == "train":
+                    measured += 1
+                    histogram += found[1]
+            if progress is not None:
+                progress(at + len(part), len(chosen))
     return {
         "sizes": dict(sizes.most_common()),
         **_moments(histogram),
@@ -119,6 +121,16 @@ def _of_encoded(chosen: list[tuple[str, Encoded, int]], progress: Progress | Non
         "decoded": len(chosen),
         "undecodable": bad,
     }
+
+
+def _looked_at(one: tuple[str, Encoded, int]) -> tuple[str, Tensor] | str:
+    """(size, histogram) of an image; a line that names it where it cannot be decoded."""
+    _, samples, i = one
+    try:
+        pixels = torch.from_numpy(decode_at(samples, i))  # [H, W, 3]
+    except ValueError as error:
+        return str(error).removeprefix("decode: ")
+    return f"{pixels.shape[1]}x{pixels.shape[0]}", _histogram(pixels.permute(2, 0, 1)[None])
 
 
 def _histogram(images: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from litfast.data.archive import archive_kind, members
+from litfast.data.sets.image_folder import EXTENSIONS, SPLITS
 
 DEPTH, WIDE, NARROW = 3, 10_000, 20  # levels that are looked at; entries of the folder itself, of one below
-IMAGE = r"[^/]+\.(jpe?g|png|bmp|gif|webp|ppm|tiff?)"
-SPLIT = r"(train|val|valid|validation|test)"
+IMAGE = rf"[^/]+({'|'.join(map(re.escape, EXTENSIONS))})"
+SPLIT = f"({'|'.join(SPLITS)})"
 MNIST, FASHION = bytes([5, 0, 4, 1, 9, 2, 1, 3, 1, 4]), bytes([9, 0, 0, 3, 0, 2, 7, 2, 5, 5])
 
 
