@@ -91,8 +91,8 @@ LAYOUTS = (
     Layout(
         name="webdataset",
         format="webdataset",
-        patterns=(r"[^/]+\.tar",),
-        words="*.tar",
+        patterns=(r"train-[^/]*\.tar",),
+        words="train-*.tar",
     ),
 )
 
@@ -167,15 +167,19 @@ def _without_top(paths: list[str]) -> list[str]:
 
 def _is_shard(paths: list[str]) -> bool:
     """Samples of a webdataset: an image and its class under one key, `0001.jpg` and `0001.cls`."""
-    stems = {path.rpartition(".")[0] for path in paths if re.search(r"\.(cls|json)$", path)}
-    return any(
-        path.rpartition(".")[0] in stems for path in paths if re.fullmatch(rf"(.*/)?{IMAGE}", path, re.I)
-    )
+    labelled = {_key(path) for path in paths if path.endswith((".cls", ".json"))}
+    return any(_key(path) in labelled for path in paths if re.fullmatch(rf"(.*/)?{IMAGE}", path, re.I))
+
+
+def _key(path: str) -> str:
+    """The path up to the first dot of the file's name."""
+    folder, slash, name = path.rpartition("/")
+    return folder + slash + name.partition(".")[0]
 
 
 def _has_shards(folder: Path) -> bool:
     """Whether the first archive of a folder is a shard; any archive may lie in a folder."""
-    first = min(folder.glob("*.tar"))
+    first = min(folder.glob("train-*.tar"))
     return archive_kind(first) == "tar" and _is_shard(_packed(first))
 
 

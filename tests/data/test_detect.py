@@ -96,14 +96,16 @@ def shard(path: Path, names: list[str]) -> Path:
 
 
 def test_a_webdataset_is_a_folder_of_shards_and_a_shard_says_what_it_is(tmp_path: Path) -> None:
-    one = shard(tmp_path / "train-0000.tar", ["0001.jpg", "0001.cls"])
+    one = shard(tmp_path / "train-0000.tar", ["a.b/0001.seg.jpg", "a.b/0001.cls"])
     assert (detect(tmp_path).name, detect(tmp_path).archive) == ("webdataset", None)
     assert (detect(one).format, detect(one).archive) == ("webdataset shard", "tar")
 
 
 def test_a_folder_with_some_other_archive_is_no_webdataset(tmp_path: Path) -> None:
-    shard(tmp_path / "a.tar", ["notes.txt"])
-    with pytest.raises(ValueError, match=r"must hold a known set .*webdataset: \*.tar\), got a.tar$"):
+    shard(tmp_path / "train-a.tar", ["notes.txt", "1.jpg", "2.cls"])
+    with pytest.raises(
+        ValueError, match=r"must hold a known set .*webdataset: train-\*.tar\), got train-a.tar$"
+    ):
         detect(tmp_path)
 
 
