@@ -116,13 +116,13 @@ def members(archive: Path) -> Iterator[Iterator[Member]]:
             with zipfile.ZipFile(archive) as packed, closing(_of_zip(packed)) as entries:
                 yield entries
         else:
-            with OPENERS[kind](archive, "rb") as stream, closing(_of_tar(stream)) as entries:
+            with OPENERS[kind](archive, "rb") as stream, closing(_of_tar(stream, kind)) as entries:
                 yield entries
     except BROKEN as error:
         raise ValueError(f"extract: {archive} must be a whole {kind} archive, got: {error}") from error
 
 
-def _of_tar(stream: IO[bytes]) -> Generator[Member, None, None]:
+def _of_tar(stream: IO[bytes], kind: str) -> Generator[Member, None, None]:
     # "r|" reads front to back: to seek in compressed data is to decompress it again
     with tarfile.open(fileobj=stream, mode="r|") as tar:
         for entry in tar:
@@ -135,7 +135,8 @@ def _of_tar(stream: IO[bytes]) -> Generator[Member, None, None]:
             else:
                 yield Member(entry.name, "a device or pipe")
         assert tar.fileobj is not None
-        if tar.fileobj.tell() == tar.offset:  # no empty block was read after the last member
+        # no empty block was read after the last member, and no compression knows where the end is
+        if kind == "tar" and tar.fileobj.tell() == tar.offset:
             raise tarfile.ReadError("it ends without the mark of its end")
     while stream.read(CHUNK):  # only at its end does a compressed stream show that it is altered
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import lzma
 import os
@@ -216,6 +217,12 @@ def test_an_archive_cut_anywhere_is_refused(mode: str, tmp_path: Path) -> None:
             continue
         (tmp_path / "cut.tar").write_bytes(whole[:length])
         refused(tmp_path / "cut.tar", tmp_path / "into", "must be a whole tar.* archive, got: ")
+
+
+def test_a_whole_gzip_file_needs_no_mark_of_the_tars_end(tmp_path: Path) -> None:
+    content = tar(tmp_path / "a.tar", [("a", b"1")]).read_bytes()[:1024]
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(content))
+    assert everything(extract(tmp_path / "a.tar.gz", tmp_path / "into")) == {"a": b"1"}
 
 
 @pytest.mark.parametrize("make", [lambda p, e: tar(p, e, "w:gz"), lambda p, e: tar(p, e, "w:xz"), zipped])
