@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
@@ -41,11 +42,12 @@ class Files:
 
     def name(self, i: int) -> str:
         """The file, for messages."""
-        return str(self.root / self.paths[i])
+        return os.path.join(self.root, self.paths[i])
 
     def read(self, i: int) -> bytes:
         """The encoded image."""
-        return (self.root / self.paths[i]).read_bytes()
+        with open(self.name(i), "rb") as file:
+            return file.read()
 
 
 @dataclass(frozen=True, kw_only=True)
