@@ -45,12 +45,22 @@ def _images(document: Mapping[str, Any]) -> dict[str, str]:
     rows["std"] = _numbers(document["std"])
     if document["decoded"]:
         rows["undecodable"] = _undecodable(document["undecodable"], document["decoded"])
-    usual = document["normalisation"]
-    flip = ", flip" if document["flip"] else ""
-    rows["trained with"] = (
-        f"mean {_numbers(usual['mean'])}, std {_numbers(usual['std'])}, crop {document['crop']}{flip}"
-    )
+    rows["trained with"] = _training(document)
     return rows
+
+
+def _training(document: Mapping[str, Any]) -> str:
+    """How the set is usually cut, augmented and normalised."""
+    usual = document["normalisation"]
+    steps = [
+        f"the middle {document['centre_crop']} pixels" if document["centre_crop"] else "",
+        f"resized to {document['size']}" if document["size"] else "",
+        f"crop {document['crop']}" if document["crop"] else "",
+        "flip" if document["flip"] else "",
+        f"mean {_numbers(usual['mean'])}",
+        f"std {_numbers(usual['std'])}",
+    ]
+    return ", ".join(filter(None, steps))
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -24,7 +24,11 @@ from typer.testing import Result
 
 from litfast.cli import _console
 from litfast.cli.data import _Bars
+from litfast.data import DATASETS, ImageSet
 from litfast.data.fetch import SOURCES
+from litfast.data.sets.celeba import STARGAN, celeba
+from litfast.data.sets.image_folder import image_folder
+from litfast.data.sets.webdataset import webdataset
 
 Litfast = Callable[..., Result]
 RECORDS = b"".join(bytes([label]) + bytes([17 * label]) * 3072 for label in (3, 9, 3))
@@ -223,3 +227,72 @@ def test_bars_move_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
             bars.of_bytes("a.tar.gz", 1_000_000, 2_000_000)
             bars.of_bytes("a.tar.gz", 2_000_000, 2_000_000)
         assert ("2.0/2.0 MB" in screen.getvalue()) == terminal and bool(screen.getvalue()) == terminal
+
+
+def jpeg(colour: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (178, 218), (colour, 0, 0)).save(content, "JPEG")
+    return content.getvalue()
+
+
+def as_folder(root: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            (root / split / name / "1.jpg").write_bytes(jpeg(255))
+    (root / "train" / "dog" / "2.jpg").write_bytes(b"no image")
+
+
+def as_shards(root: Path) -> None:
+    for split in ("train", "test"):
+        with tarfile.open(root / f"{split}-0.tar", "w") as archive:
+            for key, label in (("a", 0), ("b", 1)):
+                for suffix, content in (("cls", str(label).encode()), ("jpg", jpeg(255))):
+                    info = tarfile.TarInfo(f"{key}.{suffix}")
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+
+
+def as_celeba(root: Path) -> None:
+    names = [f"{i:06d}.jpg" for i in range(1, 4)]
+    (root / "img_align_celeba").mkdir()
+    for name in names:
+        (root / "img_align_celeba" / name).write_bytes(jpeg(255))
+    attributes = " ".join((*STARGAN, "Bald"))
+    rows = "".join(f"{name} {' 1 -1' * 3}\n" for name in names)
+    (root / "list_attr_celeba.txt").write_text(f"3\n{attributes}\n{rows}")
+    partition = "".join(f"{name} {split}\n" for split, name in enumerate(names))
+    (root / "list_eval_partition.txt").write_text(partition)
+
+
+@pytest.mark.parametrize(
+    ("make", "reader", "format", "train"),
+    [
+        (as_folder, image_folder, "image folder", 3),
+        (as_shards, webdataset, "webdataset", 2),
+        (as_celeba, celeba, "CelebA", 1),
+    ],
+)
+def test_info_describes_and_draws_encoded_images(
+    make: Callable[[Path], None],
+    reader: Callable[..., ImageSet],
+    format: str,
+    train: int,
+    tmp_path: Path,
+    litfast: Litfast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(DATASETS, reader.__name__, reader)
+    make(tmp_path)
+    result = litfast("data", "info", tmp_path, "--json", "--all", "--sheet", tmp_path / "sheet.png")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert (document["name"], document["format"]) == (reader.__name__, format)
+    assert document["splits"]["train"]["samples"] == train and set(document["sizes"]) == {"178x218"}
+    assert document["mean"] == pytest.approx([1, 0, 0], abs=0.02)
+    bad = 1 if make is as_folder else 0
+    assert len(document["undecodable"]) == bad and (tmp_path / "sheet.png").exists()
+    (tmp_path / "sheet.png").unlink()
+    shown = litfast("data", "info", tmp_path).stdout
+    assert f"{format} ({reader.__name__})" in shown and "178x218" in shown
+    assert f"{'1' if bad else 'none'} of {train} looked at" in shown
