@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -191,7 +192,9 @@ def _ask(address: str, start: int, mark: str | None, timeout: float) -> http.cli
         kind = _Broken if error.code in PASSING else _Unavailable
         raise kind(f"HTTP {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
-        raise _Broken(_reason(error.reason, timeout)) from error
+        # without a network no name is known, and to try again for long helps nobody
+        kind = _Unavailable if isinstance(error.reason, socket.gaierror) else _Broken
+        raise kind(_reason(error.reason, timeout)) from error
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(_reason(error, timeout)) from error
 

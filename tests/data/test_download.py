@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,19 @@ def test_a_silent_server_times_out(server: Server, tmp_path: Path) -> None:
 def test_nobody_there_is_one_line(server: Server, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"Connection refused \(2 attempts\)"):
         download(["http://127.0.0.1:9/a"], tmp_path / "a", md5=MD5, attempts=2, pause=0.01)
+
+
+def test_a_name_that_nobody_knows_is_given_up_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(
+        OSError, match=r"a must be had from an address, got http://nowhere/a: Name or service not"
+    ):
+        download(["http://nowhere/a"], tmp_path / "a", md5=MD5, pause=60.0)
 
 
 def test_the_next_address_is_asked_when_one_fails(server: Server, tmp_path: Path) -> None:
