@@ -8,6 +8,7 @@ import typer
 
 from litfast import __version__
 from litfast.cli.bench import bench
+from litfast.cli.data import app as data
 from litfast.cli.eval import evaluate
 from litfast.cli.info import info
 from litfast.cli.train import train
@@ -41,3 +42,4 @@ app.command()(train)
 app.command()(bench)
 app.command(name="eval")(evaluate)
 app.command()(info)
+app.add_typer(data)
