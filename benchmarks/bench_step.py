@@ -4,8 +4,8 @@ Contenders: "plain", the loop of the published LIT code in plain torch, fp32, co
 same under bf16 autocast and channels-last; "plain compile", the one of these two that has the case's
 precision, its loss function under torch.compile; "plain graph", the whole plain step captured as it is. Then
 litfast's ladder, on which a rung adds one thing to the one before: the engine's eager step with the fused
-losses, channels-last; the teacher as an inference program; no work done twice; the step compiled, or captured
-in place of that; its branches on streams. The last rung that runs here is `ours`. A contender that does not
+losses, channels-last; the teacher as an inference program; no work done twice; the step compiled; captured;
+its branches on streams. The last rung that runs here is `ours`. A contender that does not
 end its first step where "plain" does turns the case red: nothing of it is timed.
 
 With beta = 0 nobody runs the student's own path: `bn_stats = "ir"`.
@@ -83,6 +83,8 @@ class Case:
 # Teacher, batch, beta. A step of the deep pair takes seconds on two cores, a compilation one to two minutes.
 ON_CPU = ((110, 128, 0.75), (56, 32, 0.75), (56, 128, 0.75), (56, 128, 0))
 COMPILED_ON_CPU = ON_CPU[2]
+COMPILED_ONCE = "on a CPU for ResNet-56 -> 20 at B=128, joint, alone: a minute or more of compiling"
+NO_CUDA = "needs a CUDA device"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +120,8 @@ LADDER = (
     Rung(name="+ folded teacher", eliminated=False),
     Rung(name="+ work elimination"),
     Rung(name="+ compile", mode="compile"),
-    Rung(name="+ graph", mode="graph"),  # in place of compile: a step has one mode
-    Rung(name="+ branches", mode="graph", branches="parallel"),
+    Rung(name="+ graph", mode="compile-graph"),
+    Rung(name="+ branches", mode="compile-graph", branches="parallel"),
 )
 
 Maker = Callable[[], Contender]
@@ -205,9 +207,9 @@ def makers(start: Start, case: Case, stack: ExitStack) -> dict[str, Maker | str]
         found["plain bf16"] = "in the bf16 case" if _fast_bf16(str(DEVICE)) else NO_BF16
     found["plain compile"] = partial(plain, start, case, around=compiled)
     if not cuda and case.size != COMPILED_ON_CPU:
-        found["plain compile"] = "on a CPU for ResNet-56 -> 20 at B=128, joint, alone: 90 s of compiling"
+        found["plain compile"] = COMPILED_ONCE
     captured = lambda: replayed(plain(start, case, precision="fp32"))  # noqa: E731
-    found["plain graph"] = captured if cuda else "needs a CUDA device"
+    found["plain graph"] = captured if cuda else NO_CUDA
     for rung in LADDER:
         found[rung.name] = unclimbed(rung, case) or partial(litfast, start, case, rung, stack)
     return found
@@ -219,11 +221,11 @@ def unclimbed(rung: Rung, case: Case) -> str | None:
         return "with beta = 0 nothing is done twice"
     if rung.branches == "parallel" and case.joint:
         return "a joint loss has one branch"
-    if rung.mode != "eager" and DEVICE.type != "cuda":
-        return (
-            "on a GPU only: a minute of compiling a case" if rung.mode == "compile" else "needs a CUDA device"
-        )
-    return None
+    if DEVICE.type == "cuda" or rung.mode == "eager":
+        return None
+    if modes.captures(rung.mode):
+        return NO_CUDA
+    return None if case.size == COMPILED_ON_CPU else COMPILED_ONCE
 
 
 def plain(
@@ -323,7 +325,7 @@ def litfast(start: Start, case: Case, rung: Rung, stack: ExitStack) -> Contender
             tau=TAU,
             bn_stats="both" if case.joint else "ir",
             loss_scale=SCALE,
-            observe=Inference(teacher, precision=case.precision) if rung.folded else None,
+            observer=Inference(teacher, precision=case.precision) if rung.folded else None,
         )
     )
     if not rung.eliminated:

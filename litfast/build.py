@@ -27,7 +27,7 @@ from litfast.phase import Phase, Schedule
 from litfast.registry import unknown
 
 EVAL_BATCH = 128
-COMPOSED = ("name", "student_init", "observe")  # options of methods that no recipe gives under [method]
+COMPOSED = ("name", "student_init", "observer")  # options of methods that no recipe gives under [method]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,8 +196,8 @@ def method(config: Config, teacher: SectionedModel | None, student: SectionedMod
     models = {"teacher": teacher, "student": student}
     positional = [models[name] for name in inspect.signature(function).parameters if name in models]
     options = method_options(config)
-    if teacher is not None and "observe" in inspect.signature(function).parameters:
-        options["observe"] = Inference(teacher, precision=config.engine.teacher_precision)
+    if teacher is not None and "observer" in inspect.signature(function).parameters:
+        options["observer"] = Inference(teacher, precision=config.engine.teacher_precision)
     return function(*positional, **options)
 
 

@@ -82,7 +82,8 @@ class MethodConfig:
 class EngineConfig:
     """How it runs. "auto" is resolved once, stored in the run and reused on resume.
 
-    `mode` is eager, compile or graph, `branches` serial or parallel: "auto" measures and says what it chose.
+    `mode` is eager, compile, graph or compile-graph, `branches` serial or parallel: "auto" measures and says
+    what it chose.
     `accumulate` parts of the batch go through the models one by one before the update: less memory, the same
     step. `ema` is the decay of an average of the weights (none without it), as `litfast.train` describes it.
     """
@@ -102,7 +103,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         _choice("engine.precision", self.precision, ("auto", "fp32", "bf16"))
         _choice("engine.teacher_precision", self.teacher_precision, ("auto", "fp32", "bf16"))
-        _choice("engine.mode", self.mode, ("auto", "eager", "compile", "graph"))
+        _choice("engine.mode", self.mode, ("auto", "eager", "compile", "graph", "compile-graph"))
         _choice("engine.branches", self.branches, ("auto", "serial", "parallel"))
         _choice("engine.keep", self.keep, ("last", "best"))
         if self.log_every < 1:

@@ -14,14 +14,13 @@ import torch
 
 from litfast.data.loader import Loader
 from litfast.engine import modes
-from litfast.engine.modes import Runner
-from litfast.engine.step import prepared
+from litfast.engine.step import Runner, prepared
 from litfast.phase import Phase
 
 Way = tuple[str, str]  # mode, branches
 EAGER: Way = ("eager", "serial")
 # Seconds a phase before the first step, roughly: a way is tried where a fifth of the training would repay it.
-START_UP = {"eager": 0.0, "compile": 60.0, "graph": 5.0}
+START_UP = {"eager": 0.0, "compile": 60.0, "graph": 5.0, "compile-graph": 65.0}
 WORTH = 0.2
 GAIN = 0.97  # a way must be this much faster than eager to be taken: timings have noise
 GLANCE, TRIAL = (1, 1), (3, 5)  # steps before the clock starts, steps on the clock
@@ -40,10 +39,11 @@ class Choice:
 def ways(mode: str, branches: str, device: torch.device) -> list[Way]:
     """What "auto" may choose from, eager first; a name that was given stays."""
     cuda = device.type == "cuda"
-    found_modes = [mode] if mode != "auto" else ["eager", "compile", *(["graph"] if cuda else [])]
+    possible = [name for name in modes.MODES if cuda or not modes.captures(name)]
+    found_modes = possible if mode == "auto" else [mode]
     found = [branches] if branches != "auto" else ["serial", *(["parallel"] if cuda else [])]
     # off a graph, forking costs the host as much as it spares the device
-    return [(m, b) for m in found_modes for b in found if b == branches or b == "serial" or m == "graph"]
+    return [(m, b) for m in found_modes for b in found if b in (branches, "serial") or modes.captures(m)]
 
 
 def choose(

@@ -128,4 +128,4 @@ class GraphStep:
             self._recorded[key] = _Recorded(inputs=inputs, ring=ring, replay=replays[0])
         else:
             self._refused = True
-            self._step.notes.append(f"{self._step.phase.name}: mode graph is not used, eager is: {why}")
+            self._step.notes.append(f"{self._step.phase.name}: the step is not captured: {why}")

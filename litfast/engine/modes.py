@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from litfast.engine.compiled import CompiledStep
 from litfast.engine.graph import CudaCapture, GraphStep
-from litfast.engine.lanes import Forked, Serial
-from litfast.engine.step import Step
+from litfast.engine.step import Runner, Step
+from litfast.engine.streams import Forked, Serial
 from litfast.phase import Phase
 
-MODES = ("eager", "compile", "graph")
+MODES = ("eager", "compile", "graph", "compile-graph")  # the last: compiled, then captured
 BRANCHES = ("serial", "parallel")
-
-Runner = Callable[..., dict[str, Tensor]]  # called as a Step is
 
 
 def check(mode: str, branches: str, device: torch.device) -> None:
@@ -29,9 +25,9 @@ def check(mode: str, branches: str, device: torch.device) -> None:
     for what, value, known in (("mode", mode, MODES), ("branches", branches, BRANCHES)):
         if value not in known:
             raise ValueError(f"train: {what} must be one of {', '.join(known)}, got {value!r}")
-    for what, value, cuda in (("mode", mode, "graph"), ("branches", branches, "parallel")):
-        if value == cuda and device.type != "cuda":
-            raise ValueError(f"train: {what} {cuda} must have a CUDA device, got {device}")
+    for what, value, cuda in (("mode", mode, captures(mode)), ("branches", branches, branches == "parallel")):
+        if cuda and device.type != "cuda":
+            raise ValueError(f"train: {what} {value} must have a CUDA device, got {device}")
 
 
 def make(
@@ -44,11 +40,13 @@ def make(
         rows: metrics stay valid for so many steps.
         options: of Step.
     """
-    lanes = Forked(phase) if branches == "parallel" else Serial()
-    step = Step(phase, device=device, lanes=lanes, captured=mode == "graph", **options)
-    match mode:
-        case "graph":
-            return step, GraphStep(step, CudaCapture(device), rows=rows)
-        case "compile":
-            return step, CompiledStep(step)
-    return step, step
+    compiles = mode.startswith("compile")
+    streams = Forked(phase, early=not compiles) if branches == "parallel" else Serial()
+    step = Step(phase, device=device, streams=streams, captured=captures(mode), **options)
+    runner: Runner = GraphStep(step, CudaCapture(device), rows=rows) if captures(mode) else step
+    return step, CompiledStep(step, runner) if compiles else runner
+
+
+def captures(mode: str) -> bool:
+    """Whether a mode replays the whole step as one CUDA graph."""
+    return mode.endswith("graph")

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from litfast.data.loader import Batch
 from litfast.engine import optim
 from litfast.engine.average import Average
-from litfast.engine.lanes import Lanes, Serial
+from litfast.engine.streams import Serial, Streams
 from litfast.phase import Branch, Phase
 
 Function = Callable[..., Any]
+Runner = Callable[..., dict[str, Tensor]]  # called as a Step is
 
 
 class Step:
@@ -34,7 +35,7 @@ class Step:
             norm sees parts.
         ema: decay of an average of the model's weights, kept beside; None keeps none.
         captured: the step will be captured (see `optim.make`).
-        lanes: where the branches run; None runs them one after another.
+        streams: where the branches run; None runs them one after another.
 
     Attributes:
         notes: what a faster way to run this step has to say; whoever reports it empties the list.
@@ -49,7 +50,7 @@ class Step:
         accumulate: int = 1,
         ema: float | None = None,
         captured: bool = False,
-        lanes: Lanes | None = None,
+        streams: Streams | None = None,
     ) -> None:
         self.phase = phase
         self.precision = precision
@@ -57,7 +58,7 @@ class Step:
         self.accumulate = accumulate
         self.stopped: set[str] = set()
         self.notes: list[str] = []
-        self._lanes: Lanes = lanes or Serial()
+        self._streams: Streams = streams or Serial()
         self.wrap(lambda function: function)
         self.average = None if ema is None else Average(phase.model, ema)
         self.optimizers = {
@@ -104,13 +105,13 @@ class Step:
 
     def compute(self, batch: Batch, due: Sequence[Branch]) -> dict[str, Tensor]:
         """The step's work on the device: observe, then loss, backward and update of every branch in turn."""
-        with self._lanes.observing(due), torch.no_grad(), autocast(self.device, self.precision):
+        with self._streams.observing(due), torch.no_grad(), autocast(self.device, self.precision):
             observations = [self._observe(part) for part in parts(batch, self.accumulate)]
         metrics: dict[str, Tensor] = {}
         for branch in due:
-            with self._lanes.running(branch):
+            with self._streams.running(branch):
                 metrics.update(self._train(branch, observations))
-        self._lanes.join()
+        self._streams.join()
         if self.average is not None:
             self.average.update()
         return metrics

@@ -15,10 +15,9 @@ from litfast.data.loader import Loader
 from litfast.engine import modes
 from litfast.engine.evaluate import Evaluation, evaluate
 from litfast.engine.meters import Journal, Sums, Window, first_non_finite
-from litfast.engine.modes import Runner
 from litfast.engine.patience import exhausted, updated, validation_losses
 from litfast.engine.report import Report
-from litfast.engine.step import Step, prepared
+from litfast.engine.step import Runner, Step, prepared
 from litfast.engine.store import Progress, Store, Weights
 from litfast.phase import Phase
 
@@ -61,8 +60,8 @@ def train(
         ema: decay of an exponential moving average of the weights, which every phase starts anew. The average
             is what is validated and what the phase ends with; training itself never sees it.
         mode: "eager"; "compile": losses and observation under torch.compile; "graph": the whole step captured
-            and replayed (CUDA). The faster two are checked against eager steps first, and leave it to them
-            with a note where they fail.
+            and replayed (CUDA); "compile-graph": both. What is compiled or captured is checked against eager
+            steps first, and left out with a note where it fails.
         branches: "serial", or "parallel": each branch on a CUDA stream of its own.
 
     Raises:

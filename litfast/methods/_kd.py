@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from litfast.data.loader import Batch
-from litfast.models.inference import Observe
+from litfast.models.inference import Observer
 from litfast.models.sectioned import SectionedModel
 from litfast.ops import lit_loss
 from litfast.phase import Branch, Losses, Phase, Schedule
@@ -33,7 +33,7 @@ def kd(
     soft: str = "ce",
     label_smoothing: float = 0.0,
     loss_scale: float = 1.0,
-    observe: Observe | None = None,
+    observer: Observer | None = None,
 ) -> Iterator[Phase]:
     """Train the whole student on labels and on the teacher's softened logits.
 
@@ -49,7 +49,7 @@ def kd(
         soft: "ce", or "kl" (differs by the teacher's entropy; same gradient).
         label_smoothing: of the hard-label term.
         loss_scale: factor on the whole loss.
-        observe: how the teacher is run, e.g. `Inference(teacher)`; None: `teacher.observe`.
+        observer: how the teacher is run, e.g. `Inference(teacher)`; None: as it is.
 
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015, section 2.
     """
@@ -64,13 +64,13 @@ def kd(
         soft=soft,
         label_smoothing=label_smoothing,
         loss_scale=loss_scale,
-        observe=observe or teacher.observe,
+        observer=observer or teacher,
     )
 
 
-def watch(observe: Observe, batch: Batch) -> Seen:
+def watch(observer: Observer, batch: Batch) -> Seen:
     """The teacher's forward on a batch."""
-    irs, logits = observe(batch.images)
+    irs, logits = observer.observe(batch.images)
     return Seen(batch.images, batch.target, irs, logits)
 
 
@@ -86,7 +86,7 @@ def distill_phase(
     soft: str,
     label_smoothing: float,
     loss_scale: float,
-    observe: Observe,
+    observer: Observer,
 ) -> Phase:
     """KD end to end; only the parameters of the modules in `trains` move."""
 
@@ -110,7 +110,7 @@ def distill_phase(
     return Phase(
         name=name,
         model=student,
-        observe=lambda batch: watch(observe, batch),
+        observe=lambda batch: watch(observer, batch),
         branches=(Branch(name="student", params=params, loss=loss, schedule=schedule),),
         trains=trains,
         frozen=(teacher,),

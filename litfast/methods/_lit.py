@@ -11,7 +11,7 @@ from torch import nn
 from litfast.data.loader import Batch
 from litfast.methods._kd import Seen, distill_phase, watch
 from litfast.methods._paths import Paths
-from litfast.models.inference import Observe
+from litfast.models.inference import Observer
 from litfast.models.pairing import copy_blocks, copy_ends
 from litfast.models.sectioned import SectionedModel
 from litfast.ops import ir_loss, lit_loss
@@ -39,7 +39,7 @@ def lit(
     bn_stats: str = "both",
     unfreeze: str = "sections",
     loss_scale: float = 1.0,
-    observe: Observe | None = None,
+    observer: Observer | None = None,
 ) -> Iterator[Phase]:
     """Train a shallow student of the teacher's width section by section, then fine-tune it with KD.
 
@@ -67,7 +67,7 @@ def lit(
         noise: standard deviation of Gaussian noise on the sections' IR input.
         bn_stats: which path moves batch-norm statistics: "both" (own first, then teacher-IR), "ir", "own".
         unfreeze: what the fine-tuning trains: "sections" (the released CIFAR code) or "all" (its VDCNN code).
-        observe: how the teacher is run, e.g. `Inference(teacher)`; None: `teacher.observe`.
+        observer: how the teacher is run, e.g. `Inference(teacher)`; None: as it is.
 
     Raises:
         ValueError: an unknown option value, or models that do not pair up.
@@ -86,9 +86,9 @@ def lit(
     copy_ends(teacher, student)
     if student_init == "teacher":
         copy_blocks(teacher, student)
-    observe = observe or teacher.observe
+    observer = observer or teacher
     step = _SectionStep(
-        observe_teacher=observe,
+        observer=observer,
         student=student,
         names=names,
         kd={"alpha": alpha, "beta": beta, "tau": tau, "soft": soft, "label_smoothing": label_smoothing},
@@ -125,7 +125,7 @@ def lit(
         soft=soft,
         label_smoothing=label_smoothing,
         loss_scale=loss_scale,
-        observe=observe,
+        observer=observer,
     )
 
 
@@ -133,7 +133,7 @@ def lit(
 class _SectionStep:
     """The losses of phase "sections"; options as in `lit`."""
 
-    observe_teacher: Observe
+    observer: Observer
     student: SectionedModel
     names: tuple[str, ...]
     kd: dict[str, Any]
@@ -156,7 +156,7 @@ class _SectionStep:
         return (Branch(name="student", params=params, loss=self.joint_loss, schedule=schedule),)
 
     def observe(self, batch: Batch) -> Seen:
-        seen = watch(self.observe_teacher, batch)
+        seen = watch(self.observer, batch)
         if self.independent and self.paths.own_moves:
             self.paths.move_statistics(seen)  # no gradient is taken here
         return seen
@@ -191,10 +191,9 @@ class _SectionStep:
             return {"loss": scaled, "ir": scaled.detach() / (factor or 1.0)}
 
         params = tuple(self.student.sections[i].parameters())
-        # No `needs`: the last section waits for the whole teacher in any case, so an earlier start of others
-        # shortens no step. Nor is there a module to name: a teacher as a program runs its own copies, after
-        # the modules themselves have run once to check them, and own statistics are moved after the teacher.
-        return Branch(name=self.names[position], params=params, loss=loss, schedule=schedule)
+        # own statistics move at the end of `observe`; without them a section may start once its IRs are there
+        needs = None if self.paths.own_moves else self.observer.sections[i]
+        return Branch(name=self.names[position], params=params, loss=loss, schedule=schedule, needs=needs)
 
 
 def _check_options(

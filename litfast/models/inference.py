@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,20 @@ from litfast.models._fusion import fused
 from litfast.models._modes import evaluating
 from litfast.models.sectioned import SectionedModel
 
-Observe = Callable[[Tensor], tuple[list[Tensor], Tensor]]  # images -> (irs, logits), `SectionedModel.observe`
 PRECISIONS = ("fp32", "bf16")
+
+
+class Observer(Protocol):
+    """How a teacher is run: a SectionedModel itself, or an Inference of it."""
+
+    @property
+    def sections(self) -> Sequence[nn.Module]:
+        """Modules that run once a batch, one a section; after the i-th one's forward irs[i + 1] is there."""
+        ...
+
+    def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The IRs, S + 1 of them, and the logits [B, K] of a batch [B, ...]."""
+        ...
 
 
 class Inference:
@@ -43,21 +56,26 @@ class Inference:
         self.teacher = teacher
         self.precision = precision
         self.plain: tuple[str, ...] = ()
-        self._parts: list[nn.Module] = []
+        self._parts = [_Part(part) for part in (teacher.stem, *teacher.sections, teacher.head)]
         self._tensors: list[Tensor] = []
         self._made_for: object = None
 
     @torch.no_grad()  # inference mode's tensors could not be saved for the student's backward
-    def __call__(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """The IRs, S + 1 of them, and the logits [B, K] of a batch [B, ...]."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            x = images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
             if self._made_for != self._state(x):
                 self._make(x)
-            irs = [self._parts[0](x)]
-            for section in self._parts[1:-1]:
+            stem, *sections, head = self._parts
+            irs = [stem(x)]
+            for section in sections:
                 irs.append(section(irs[-1]))
-            return irs, self._parts[-1](irs[-1])
+            return irs, head(irs[-1])
+
+    @property
+    def sections(self) -> Sequence[nn.Module]:
+        return self._parts[1:-1]
 
     def _state(self, images: Tensor) -> object:
         return images.device, [tensor._version for tensor in self._tensors]
@@ -68,17 +86,28 @@ class Inference:
         self._tensors = [*teacher.parameters(), *teacher.buffers()]
         self._made_for = self._state(x)
         names = ("stem", *teacher.names, "head")
-        parts: dict[str, nn.Module] = dict(
-            zip(names, (teacher.stem, *teacher.sections, teacher.head), strict=True)
-        )
-        programs: dict[str, nn.Module] = {}
-        for name, part in parts.items():
-            program, out = fused(part, x, dtype), part(x)
-            if program is not None and _error(program(x), out) <= torch.finfo(dtype).eps ** 0.5:
-                programs[name] = program
+        plain = []
+        for name, part in zip(names, self._parts, strict=True):
+            program, out = fused(part.plain, x, dtype), part.plain(x)
+            fits = program is not None and _error(program(x), out) <= torch.finfo(dtype).eps ** 0.5
+            part.runs = program if fits else part.plain
+            if not fits:
+                plain.append(name)
             x = out
-        self.plain = tuple(name for name in parts if name not in programs)
-        self._parts = [programs.get(name, part) for name, part in parts.items()]
+        self.plain = tuple(plain)
+
+
+class _Part(nn.Module):
+    """Runs a part of the teacher, as it is or as a program: one module with one identity."""
+
+    def __init__(self, plain: nn.Module) -> None:
+        super().__init__()
+        self.plain = plain
+        self.runs: nn.Module | None = plain
+
+    def forward(self, x: Tensor) -> Any:
+        assert self.runs is not None
+        return self.runs(x)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +129,7 @@ class Agreement:
 def agreement(inference: Inference, images: Tensor) -> Agreement:
     """Compare an inference program with its teacher on one batch. Reads the device."""
     with evaluating(inference.teacher):
-        irs, logits = inference(images)
+        irs, logits = inference.observe(images)
         with torch.autocast(images.device.type, enabled=False):
             plain_irs, plain_logits = inference.teacher.observe(images)
     errors = tuple(_error(ours, plain) for ours, plain in zip(irs, plain_irs, strict=True))

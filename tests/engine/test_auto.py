@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from litfast.data.resident import ResidentLoader
-from litfast.engine import auto
+from litfast.engine import auto, modes
 from litfast.engine.auto import Choice, choose, ways
 from litfast.engine.step import Step
 from litfast.phase import Phase
@@ -25,6 +25,8 @@ def test_a_cpu_chooses_between_eager_and_compile_and_cuda_among_all() -> None:
         ("compile", "serial"),
         ("graph", "serial"),
         ("graph", "parallel"),
+        ("compile-graph", "serial"),
+        ("compile-graph", "parallel"),
     ]
 
 
@@ -33,7 +35,12 @@ def test_a_cpu_chooses_between_eager_and_compile_and_cuda_among_all() -> None:
     [
         ("eager", "auto", CPU, [("eager", "serial")]),
         ("graph", "auto", CUDA, [("graph", "serial"), ("graph", "parallel")]),
-        ("auto", "serial", CUDA, [("eager", "serial"), ("compile", "serial"), ("graph", "serial")]),
+        (
+            "auto",
+            "serial",
+            CUDA,
+            [(mode, "serial") for mode in modes.MODES],
+        ),
         ("eager", "parallel", CUDA, [("eager", "parallel")]),
         ("graph", "parallel", CPU, [("graph", "parallel")]),
     ],

@@ -158,7 +158,7 @@ def test_an_op_that_cannot_be_captured_leaves_it_to_eager_with_one_line(
 ) -> None:
     graph, eager, said, expected = both(phase, [16] * 5, loss=HostRead())
     assert graph.step.notes == [
-        "play: mode graph is not used, eager is: "
+        "play: the step is not captured: "
         "operation not permitted when stream is capturing: _local_scalar_dense"
     ]
     assert (graph.capture.records, graph.capture.replays) == (1, 0)
@@ -170,7 +170,7 @@ def test_replays_that_differ_from_eager_leave_it_to_eager_with_one_line(phase: C
     ours = Ours(phase, captured=True, loss=HostNumber())
     ours.train(batches([16] * 5), run=ours.graph)
     (note,) = ours.step.notes
-    assert note.startswith("play: mode graph is not used, eager is: after two steps its weights are")
+    assert note.startswith("play: the step is not captured: after two steps its weights are")
     assert ours.capture.replays == CHECKED
 
 

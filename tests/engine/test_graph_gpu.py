@@ -119,7 +119,7 @@ def test_an_op_that_synchronises_leaves_it_to_eager_with_one_line(phase: Callabl
 
     _, said, step, _ = trained(phase(net, loss=loss), [16] * 6, mode="graph")
     (note,) = step.notes
-    assert note.startswith("play: mode graph is not used, eager is:")
+    assert note.startswith("play: the step is not captured:")
     assert said[-1]["toy.loss"] < said[0]["toy.loss"]
 
 

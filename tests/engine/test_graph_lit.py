@@ -32,8 +32,8 @@ def made(beta: float, precision: str) -> Phase:
     torch.manual_seed(0)
     teacher, student = (create(name, classes=4, channels=3) for name in ("resnet14", "resnet8"))
     schedule = Schedule(epochs=1, lr=0.01)
-    observe = Inference(teacher.eval(), precision=precision)
-    return next(lit(teacher, student, sections=schedule, finetune=schedule, beta=beta, observe=observe))
+    observer = Inference(teacher.eval(), precision=precision)
+    return next(lit(teacher, student, sections=schedule, finetune=schedule, beta=beta, observer=observer))
 
 
 def batches() -> Iterator[Batch]:

@@ -8,9 +8,11 @@ from torch import nn
 
 import litfast
 from litfast.data.loader import Batch
-from litfast.engine.memory import PeakMemory
 from litfast.engine.step import Step, prepared
+from litfast.models.inference import Inference
 from litfast.phase import Schedule
+
+from .peak_memory import PeakMemory
 
 CPU = torch.device("cpu")
 KB = 1024
@@ -46,12 +48,14 @@ def test_what_autograd_keeps_is_live_until_the_backward_frees_it() -> None:
     assert memory.peak >= 2 * KB
 
 
-def step_peak(beta: float) -> int:
+def step_peak(beta: float, *, program: bool) -> int:
     """Peak bytes that one step of ResNet-56 -> 20 holds besides models, optimizer state and batch."""
     torch.manual_seed(0)
     teacher, student = (litfast.create(name, classes=10) for name in ("resnet56", "resnet20"))
     schedule = Schedule(epochs=1, lr=0.1)
-    phase = next(litfast.methods.lit(teacher, student, sections=schedule, finetune=schedule, beta=beta))
+    observer = Inference(teacher.eval()) if program else teacher
+    lit = litfast.methods.lit
+    phase = next(lit(teacher, student, sections=schedule, finetune=schedule, beta=beta, observer=observer))
     batch = Batch(torch.randn(16, 3, 32, 32), torch.randint(10, (16,)))
     with prepared(phase, CPU):
         step = Step(phase, precision="fp32", device=CPU)
@@ -62,8 +66,9 @@ def step_peak(beta: float) -> int:
     return memory.peak
 
 
-def test_independent_sections_take_at_most_0_6_of_the_joint_steps_memory() -> None:
-    apart, joint = step_peak(0.0), step_peak(0.75)
+@pytest.mark.parametrize("program", [True, False], ids=["program", "as it is"])
+def test_independent_sections_take_at_most_0_6_of_the_joint_steps_memory(program: bool) -> None:
+    apart, joint = step_peak(0.0, program=program), step_peak(0.75, program=program)
     print(f"peak of a step at batch 16: {apart:,} bytes apart, {joint:,} joint: {apart / joint:.3f}")
     assert apart <= 0.6 * joint
 

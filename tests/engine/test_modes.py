@@ -12,6 +12,7 @@ import litfast
 from litfast.data.resident import ResidentLoader
 from litfast.engine import modes
 from litfast.engine.compiled import CompiledStep
+from litfast.engine.graph import GraphStep
 from litfast.engine.step import Step, prepared
 from litfast.phase import Phase
 
@@ -23,9 +24,10 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "warp"}, "train: mode must be one of eager, compile, graph, got 'warp'"),
+        ({"mode": "warp"}, "train: mode must be one of eager, compile, graph, compile-graph, got 'warp'"),
         ({"branches": "both"}, "train: branches must be one of serial, parallel, got 'both'"),
         ({"mode": "graph"}, "train: mode graph must have a CUDA device, got cpu"),
+        ({"mode": "compile-graph"}, "train: mode compile-graph must have a CUDA device, got cpu"),
         ({"branches": "parallel"}, "train: branches parallel must have a CUDA device, got cpu"),
     ],
 )
@@ -101,7 +103,7 @@ def test_a_note_of_the_engine_comes_with_the_next_report(
 
     reports = list(litfast.train([phase(toy, loss=loss, epochs=1)], data, mode="graph"))
     assert [len(report.notes) for report in reports] == [0, 1, 0, 0, 0, 0]
-    assert reports[1].notes[0].startswith("play: mode graph is not used, eager is: operation not permitted")
+    assert reports[1].notes[0].startswith("play: the step is not captured: operation not permitted")
 
 
 def compiled(
@@ -109,7 +111,7 @@ def compiled(
 ) -> tuple[Step, list[dict[str, torch.Tensor]]]:
     with prepared(phase, CPU):
         step = Step(phase, precision="fp32", device=CPU)
-        runner = CompiledStep(step, compiler)
+        runner = CompiledStep(step, step, compiler)
         torch.manual_seed(3)
         said = [runner(batch, step=at, progress=at / 4) for at, batch in enumerate(data.batches(0))]
     return step, said
@@ -129,7 +131,8 @@ def test_compiled_functions_stand_for_the_phases_own(lit: Any, data: ResidentLoa
     step, said = compiled(next(ours.phases), data, compiler)
     _, expected = compiled(next(plain.phases), data, lambda function: function)
     assert step.notes == [] and said == expected
-    assert calls.count("observe") == 2 + 4 and len(calls) == (2 + 4) * 4  # tried twice, then every step
+    assert calls[0] == "neg"  # the probe
+    assert calls.count("observe") == 2 + 4 and len(calls) == 1 + (2 + 4) * 4  # tried twice, then every step
     assert all(torch.equal(value, plain.state()[name]) for name, value in ours.state().items())
 
 
@@ -145,10 +148,49 @@ def test_a_compiler_that_fails_leaves_it_to_eager_with_one_line(lit: Any, data: 
     step, said = compiled(next(ours.phases), data, compiler)
     _, expected = compiled(next(plain.phases), data, lambda function: function)
     assert step.notes == [
-        "sections: mode compile is not used, eager is: InvalidCxxCompiler: no g++",
+        "sections: the step is not compiled: InvalidCxxCompiler: no g++",
     ]
     assert said == expected
     assert all(torch.equal(value, plain.state()[name]) for name, value in ours.state().items())
+
+
+def test_a_missing_compiler_shows_before_the_step_is_traced(lit: Any, data: ResidentLoader) -> None:
+    calls: list[str] = []
+
+    def compiler(function: Any) -> Any:
+        def around(*args: Any) -> Any:
+            calls.append(function.__name__)
+            raise RuntimeError("no compiler")
+
+        return around
+
+    step, _ = compiled(next(lit(beta=0.0).phases), data, compiler)
+    assert calls == ["neg"] and step.notes == ["sections: the step is not compiled: no compiler"]
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["compiled", "not compiled"])
+def test_a_compiled_step_is_captured(lit: Any, data: ResidentLoader, refuses: bool) -> None:
+    def compiler(function: Any) -> Any:
+        def around(*args: Any) -> Any:
+            if refuses:
+                raise RuntimeError("no compiler")
+            return function(*args)
+
+        return around
+
+    ours, plain, capture = lit(beta=0.0, noise=0.1), lit(beta=0.0, noise=0.1), TapeCapture()
+    phase = next(ours.phases)
+    with prepared(phase, CPU):
+        step = Step(phase, precision="fp32", device=CPU, captured=True)
+        runner = CompiledStep(step, GraphStep(step, capture, rows=1), compiler)
+        torch.manual_seed(3)
+        for at, batch in enumerate(data.batches(0)):
+            runner(batch, step=at, progress=at / 4)
+    compiled(next(plain.phases), data, lambda function: function)
+    assert step.notes == (["sections: the step is not compiled: no compiler"] if refuses else [])
+    assert capture.records == 1 and capture.replays > 2
+    for name, value in ours.state().items():
+        torch.testing.assert_close(value, plain.state()[name], msg=name)
 
 
 @pytest.mark.slow

@@ -15,11 +15,19 @@ from litfast.data import sets
 from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
 from litfast.engine.step import prepared
+from litfast.methods import _paths
+from litfast.methods._kd import Seen as Observation
 from litfast.models import SectionedModel, create
 from litfast.ops import lit_loss
-from litfast.phase import Branch, Phase
+from litfast.phase import Branch, Phase, Schedule
 
+SCHEDULE = Schedule(epochs=1, lr=0.1)
+PHASES = {"sections": SCHEDULE, "finetune": SCHEDULE}
 Gradients = dict[str, Tensor | None]
+Ready = Callable[[Iterator[Phase]], Phase]
+Seen = Callable[[Phase, Batch], Observation]
+Calls = Callable[[SectionedModel, Sequence[str]], Counter[str]]
+Check = Callable[..., None]
 MOVES = {"both": ("own", "ir"), "ir": ("ir",), "own": ("own",)}
 
 
@@ -77,6 +85,14 @@ def data() -> ResidentLoader:
         crop=1,
         dtype=torch.float64,
     )
+
+
+@pytest.fixture(params=[False, True], ids=["once", "twin"])
+def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether later sections run on a twin batch, which a CPU has no gain from."""
+    if request.param:
+        monkeypatch.setattr(_paths, "TWIN_DEVICES", ("cpu",))
+    return bool(request.param)
 
 
 @pytest.fixture

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 
 import pytest
 import torch
 
 from litfast.data.loader import Batch
-from litfast.methods import _paths, lit
-from litfast.methods._kd import Seen as Observation
+from litfast.methods import lit
 from litfast.models import SectionedModel
-from litfast.phase import Phase, Schedule
 
-SCHEDULE = Schedule(epochs=1, lr=0.1)
-PHASES = {"sections": SCHEDULE, "finetune": SCHEDULE}
+from .conftest import MOVES, PHASES, Calls, Check, Ready, Seen
+
 KD = {"alpha": 0.3, "tau": 4.0}
-MOVES = {"both": ("own", "ir"), "ir": ("ir",), "own": ("own",)}
-
-Ready = Callable[[Iterator[Phase]], Phase]
-Seen = Callable[[Phase, Batch], Observation]
-Calls = Callable[[SectionedModel, Sequence[str]], Counter[str]]
-Check = Callable[..., None]
-
-
-@pytest.fixture(params=[False, True], ids=["once", "twin"])
-def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    if request.param:
-        monkeypatch.setattr(_paths, "TWIN_DEVICES", ("cpu",))
-    return bool(request.param)
 
 
 @pytest.mark.parametrize("beta", [0.25, 0.75, 1.0])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 
 import pytest
@@ -12,27 +11,12 @@ from torch import Tensor, nn
 
 from litfast.data.loader import Batch
 from litfast.methods import _paths, lit
-from litfast.methods._kd import Seen as Observation
 from litfast.models import SectionedModel, sectioned
 from litfast.models.inference import Inference
-from litfast.phase import Phase, Schedule
 
-SCHEDULE = Schedule(epochs=1, lr=0.1)
-PHASES = {"sections": SCHEDULE, "finetune": SCHEDULE}
+from .conftest import PHASES, Calls, Check, Ready, Seen
+
 KD = {"alpha": 0.3, "tau": 4.0}
-MOVES = {"both": ("own", "ir"), "ir": ("ir",), "own": ("own",)}
-
-Ready = Callable[[Iterator[Phase]], Phase]
-Seen = Callable[[Phase, Batch], Observation]
-Calls = Callable[[SectionedModel, Sequence[str]], Counter[str]]
-Check = Callable[..., None]
-
-
-@pytest.fixture(params=[False, True], ids=["once", "twin"])
-def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    if request.param:
-        monkeypatch.setattr(_paths, "TWIN_DEVICES", ("cpu",))
-    return bool(request.param)
 
 
 class Net(nn.Module):
@@ -177,9 +161,9 @@ def test_a_bf16_teacher_serves_a_fp32_step(
 ) -> None:
     """Sections read its IRs in the student's dtype; the losses read them as they are."""
     teacher, student = teacher.float(), student.float()
-    observe = Inference(teacher, precision="bf16")
+    observer = Inference(teacher, precision="bf16")
     phase = ready(
-        lit(teacher, student, **PHASES, **KD, beta=beta, noise=noise, bn_stats="ir", observe=observe)
+        lit(teacher, student, **PHASES, **KD, beta=beta, noise=noise, bn_stats="ir", observer=observer)
     )
     copy, batch = deepcopy(student), Batch(batch.images.float(), batch.target)
     observation = seen(phase, batch)

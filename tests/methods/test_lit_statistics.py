@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from copy import deepcopy
 
 import pytest
@@ -13,15 +12,9 @@ from litfast.data.loader import Batch
 from litfast.methods import lit
 from litfast.methods._kd import Seen as Observation
 from litfast.models import SectionedModel
-from litfast.phase import Phase, Schedule
+from litfast.phase import Phase
 
-SCHEDULE = Schedule(epochs=1, lr=0.1)
-PHASES = {"sections": SCHEDULE, "finetune": SCHEDULE}
-
-Ready = Callable[[Iterator[Phase]], Phase]
-Seen = Callable[[Phase, Batch], Observation]
-
-PATHS = {"both": ("own", "ir"), "ir": ("ir",), "own": ("own",)}
+from .conftest import MOVES, PHASES, Ready, Seen
 
 
 def buffers(model: SectionedModel) -> dict[str, Tensor]:
@@ -44,7 +37,7 @@ def run_path(student: SectionedModel, path: str, observation: Observation) -> No
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5], ids=["independent", "joint"])
-@pytest.mark.parametrize("bn_stats", PATHS)
+@pytest.mark.parametrize("bn_stats", MOVES)
 def test_the_named_paths_move_the_statistics_own_path_first(
     bn_stats: str,
     beta: float,
@@ -58,12 +51,12 @@ def test_the_named_paths_move_the_statistics_own_path_first(
     by_hand, start = deepcopy(student), buffers(student)
     ours = after_one_step(phase, batch, seen)
     observation = seen(ready(lit(teacher, deepcopy(student), **PHASES, beta=0.5)), batch)
-    for path in PATHS[bn_stats]:
+    for path in MOVES[bn_stats]:
         run_path(by_hand, path, observation)
     torch.testing.assert_close(ours, buffers(by_hand), rtol=1e-12, atol=0)
     counts = {name: ours[name] - start[name] for name in ours if name.endswith("num_batches_tracked")}
     assert {int(count) for name, count in counts.items() if name.startswith("layer")} == {
-        len(PATHS[bn_stats])
+        len(MOVES[bn_stats])
     }
     assert counts["bn1.num_batches_tracked"] == 0
 
@@ -99,7 +92,7 @@ def test_the_choice_of_statistics_changes_no_loss_of_a_step(
     beta: float, teacher: SectionedModel, student: SectionedModel, batch: Batch, ready: Ready, seen: Seen
 ) -> None:
     losses = []
-    for bn_stats in PATHS:
+    for bn_stats in MOVES:
         phase = ready(lit(teacher, deepcopy(student), **PHASES, beta=beta, bn_stats=bn_stats))
         observation = seen(phase, batch)
         losses.append([branch.loss(observation)["loss"].detach() for branch in phase.branches])

@@ -39,7 +39,7 @@ def close(ours: Inference, images: Tensor, tolerance: float) -> Agreement:
 
 
 def packed(inference: Inference) -> list[_PackedConv]:
-    return [m for part in inference._parts for m in part.modules() if isinstance(m, _PackedConv)]
+    return [m for part in inference._parts for m in part.runs.modules() if isinstance(m, _PackedConv)]
 
 
 @pytest.mark.parametrize("option", ["A", "B"])
@@ -50,7 +50,7 @@ def test_it_is_observe_up_to_rounding(
     teacher = made(option=option).to(dtype)
     found = close(Inference(teacher), images.to(dtype), tolerance)
     assert len(found.irs) == 4 and found.plain == ()
-    irs, logits = Inference(teacher)(images.to(dtype))
+    irs, logits = Inference(teacher).observe(images.to(dtype))
     expected, expected_logits = teacher.observe(images.to(dtype))
     assert [ir.shape for ir in irs] == [ir.shape for ir in expected] and logits.shape == expected_logits.shape
     assert {t.dtype for t in (*irs, logits)} == {dtype}
@@ -60,28 +60,28 @@ def test_it_is_observe_up_to_rounding(
 def test_bf16_is_within_its_rounding_and_gives_bf16(images: Tensor) -> None:
     inference = Inference(made(), precision="bf16")
     close(inference, images, 0.03)
-    assert {ir.dtype for ir in inference(images)[0]} == {torch.bfloat16}
+    assert {ir.dtype for ir in inference.observe(images)[0]} == {torch.bfloat16}
 
 
 def test_fp32_holds_inside_of_the_callers_autocast(images: Tensor) -> None:
     inference = Inference(made())
-    alone = inference(images)
+    alone = inference.observe(images)
     with torch.autocast("cpu", torch.bfloat16):
-        inside = inference(images)
+        inside = inference.observe(images)
     assert all(torch.equal(a, b) for a, b in zip((*alone[0], alone[1]), (*inside[0], inside[1]), strict=True))
 
 
 def test_no_batch_norm_is_left(images: Tensor) -> None:
     inference = Inference(made(option="B"))
-    inference(images)
-    kinds = {type(module) for part in inference._parts for module in part.modules()}
+    inference.observe(images)
+    kinds = {type(module) for part in inference._parts for module in part.runs.modules()}
     assert nn.BatchNorm2d not in kinds
 
 
 @needs_mkldnn
 def test_on_a_cpu_every_convolution_is_fused_with_what_follows(images: Tensor) -> None:
     inference = Inference(made())
-    inference(images)
+    inference.observe(images)
     convolutions = packed(inference)
     assert len(convolutions) == 13 and all(one.relu for one in convolutions)
     # each section's second block writes over the first one's output
@@ -93,7 +93,7 @@ def test_the_teacher_stays_as_it_is_to_the_bit(precision: str, images: Tensor) -
     teacher = made()
     before, versions = deepcopy(teacher.state_dict()), [t._version for t in teacher.state_dict().values()]
     inference = Inference(teacher, precision=precision)
-    inference(images)
+    inference.observe(images)
     after = teacher.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert versions == [t._version for t in after.values()]
@@ -102,18 +102,18 @@ def test_the_teacher_stays_as_it_is_to_the_bit(precision: str, images: Tensor) -
 
 def test_what_it_gave_is_never_written_over(images: Tensor) -> None:
     inference = Inference(made("resnet20"))
-    irs, logits = inference(images)
+    irs, logits = inference.observe(images)
     kept = [tensor.clone() for tensor in (*irs, logits, images)]
-    inference(torch.randn_like(images))
+    inference.observe(torch.randn_like(images))
     assert all(torch.equal(a, b) for a, b in zip((*irs, logits, images), kept, strict=True))
     assert len({ir.data_ptr() for ir in irs}) == len(irs)
 
 
 def test_a_resumed_run_gets_the_same_bits_whatever_batch_comes_first(images: Tensor) -> None:
     whole, resumed = Inference(made()), Inference(made())
-    whole(images)
-    resumed(images[:2])
-    for ours, theirs in zip(whole(images)[0], resumed(images)[0], strict=True):
+    whole.observe(images)
+    resumed.observe(images[:2])
+    for ours, theirs in zip(whole.observe(images)[0], resumed.observe(images)[0], strict=True):
         assert torch.equal(ours, theirs)
 
 

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from litfast.data.loader import Batch
-from litfast.engine.lanes import Forked, Serial
 from litfast.engine.step import Step, prepared
+from litfast.engine.streams import Forked, Serial
+from litfast.methods import lit
+from litfast.models import create
+from litfast.models.inference import Inference
 from litfast.phase import Branch, Losses, Phase, Schedule
 
 CPU = torch.device("cpu")
@@ -20,7 +23,7 @@ BATCH = Batch(torch.ones(2, 3), torch.zeros(2, dtype=torch.int64))
 
 
 class FakeCuda:
-    """The five names of `torch.cuda` that lanes use; `said` is what happened, in order."""
+    """The five names of `torch.cuda` that streams use; `said` is what happened, in order."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -107,7 +110,7 @@ def sections(cuda: FakeCuda, *, early: bool, chained: bool = False) -> Phase:
 
 def said(cuda: FakeCuda, phase: Phase) -> list[str]:
     with prepared(phase, CPU):
-        Step(phase, precision="fp32", device=CPU, lanes=Forked(phase, cuda))(BATCH, step=0, progress=0.0)
+        Step(phase, precision="fp32", device=CPU, streams=Forked(phase, cuda))(BATCH, step=0, progress=0.0)
     return cuda.said
 
 
@@ -157,16 +160,49 @@ def test_no_hook_is_left_on_the_teacher(cuda: FakeCuda) -> None:
     assert not any(module._forward_hooks for module in phase.frozen[0].modules())
 
 
-@pytest.mark.parametrize("lanes", [lambda phase: Forked(phase, FakeCuda()), lambda phase: Serial()])
-def test_wherever_the_branches_run_the_step_is_the_same(lanes: Callable[[Phase], Any]) -> None:
-    def trained(lanes: Any) -> dict[str, Tensor]:
+@pytest.mark.parametrize("streams", [lambda phase: Forked(phase, FakeCuda()), lambda phase: Serial()])
+def test_wherever_the_branches_run_the_step_is_the_same(streams: Callable[[Phase], Any]) -> None:
+    def trained(streams: Any) -> dict[str, Tensor]:
         torch.manual_seed(0)
         phase = sections(FakeCuda(), early=True)
         with prepared(phase, CPU):
-            step = Step(phase, precision="fp32", device=CPU, lanes=lanes(phase))
+            step = Step(phase, precision="fp32", device=CPU, streams=streams(phase))
             for at in range(3):
                 step(BATCH, step=at, progress=0.0)
         return phase.model.state_dict()
 
-    ours, plain = trained(lanes), trained(lambda phase: None)
+    ours, plain = trained(streams), trained(lambda phase: None)
     assert all(torch.equal(value, plain[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("program", [True, False], ids=["program", "as it is"])
+@pytest.mark.parametrize(
+    ("bn_stats", "awaited"),
+    [("ir", ["section 0", "section 1", "section 2"]), ("both", ["section 2"] * 3)],
+)
+def test_a_section_of_lit_starts_when_its_teachers_has_run(
+    cuda: FakeCuda, program: bool, bn_stats: str, awaited: list[str]
+) -> None:
+    teacher, student = (create(name, classes=4) for name in ("resnet14", "resnet8"))
+    observer = Inference(teacher.eval()) if program else teacher
+    schedule = Schedule(epochs=1, lr=0.1)
+    options = {"beta": 0.0, "bn_stats": bn_stats, "observer": observer}
+    phase = next(lit(teacher, student, sections=schedule, finetune=schedule, **options))
+    for i, section in enumerate(observer.sections):
+        section.register_forward_hook(lambda *_, i=i: cuda.note(f"section {i}"))
+    batch = Batch(torch.randn(4, 3, 8, 8), torch.arange(4))
+    with prepared(phase, CPU):
+        step = Step(phase, precision="fp32", device=CPU, streams=Forked(phase, cuda))
+        step(batch, step=0, progress=0.0)  # makes and checks the program
+        cuda.said.clear()
+        step(batch, step=1, progress=0.0)
+    waits = [line for line in cuda.said if line.startswith("s")]
+    assert waits == [f"s{i + 1} waits for main: {what}" for i, what in enumerate(awaited)]
+
+
+def test_compiled_code_runs_no_hooks_so_every_branch_waits_for_all(cuda: FakeCuda) -> None:
+    phase = sections(cuda, early=True)
+    with prepared(phase, CPU):
+        streams = Forked(phase, cuda, early=False)
+        Step(phase, precision="fp32", device=CPU, streams=streams)(BATCH, step=0, progress=0.0)
+    assert {"s1 waits for main: head", "s2 waits for main: head"} <= set(cuda.said)

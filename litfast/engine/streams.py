@@ -12,7 +12,7 @@ from torch import nn
 from litfast.phase import Branch, Phase
 
 
-class Lanes(Protocol):
+class Streams(Protocol):
     """A step observes inside `observing`, runs each branch inside `running`, and joins before it returns."""
 
     def observing(self, due: Sequence[Branch]) -> AbstractContextManager[None]: ...
@@ -44,11 +44,13 @@ class Forked:
     branch's memory is made and freed on its own stream: no tensor needs `record_stream`.
 
     Args:
+        early: False has every branch wait for all of `observe`: compiled code runs no hooks.
         cuda: `torch.cuda`, or what stands for it in a test.
     """
 
-    def __init__(self, phase: Phase, cuda: Any = torch.cuda) -> None:
+    def __init__(self, phase: Phase, cuda: Any = torch.cuda, *, early: bool = True) -> None:
         self._cuda = cuda
+        self._early = early
         self._streams = {branch.name: cuda.Stream() for branch in phase.branches}
         self._ready: dict[nn.Module, Any] = {}
         self._updated: dict[str, Any] = {}
@@ -57,7 +59,7 @@ class Forked:
     @contextmanager
     def observing(self, due: Sequence[Branch]) -> Iterator[None]:
         self._ready, self._updated = {}, {}
-        modules = {branch.needs for branch in due if branch.needs is not None}
+        modules = {branch.needs for branch in due if branch.needs is not None and self._early}
         hooks = [module.register_forward_hook(self._mark) for module in modules]
         try:
             yield

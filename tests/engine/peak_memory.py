@@ -15,7 +15,8 @@ class PeakMemory(TorchDispatchMode):
     """Counts, inside a `with`, the live bytes of all storages that torch ops make there.
 
     What existed before (parameters, optimizer state, the batch) is not counted, nor the scratch space inside
-    a kernel. Autograd's backward is seen too. A storage counts from the op that makes it until it is freed.
+    a kernel, nor weights in oneDNN's own layout, which have no storage. Autograd's backward is seen too. A
+    storage counts from the op that makes it until it is freed.
 
     Attributes:
         bytes: live now.
@@ -35,12 +36,11 @@ class PeakMemory(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        before = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        inputs = {tensor.untyped_storage()._cdata for tensor in before}
+        inputs = {storage._cdata for storage in _storages((args, kwargs))}
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in inputs:
-                self._count(leaf.untyped_storage())
+        for storage in _storages(result):
+            if storage._cdata not in inputs:
+                self._count(storage)
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -55,3 +55,8 @@ class PeakMemory(TorchDispatchMode):
     def _freed(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.bytes -= size
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+    return [tensor.untyped_storage() for tensor in tensors if not tensor.is_mkldnn]
