@@ -6,7 +6,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import torch
@@ -19,7 +19,13 @@ MIN_ROUNDS, MAX_ROUNDS = 5, 1000
 
 
 def interleave(
-    benchmark: Any, ours: Run, others: Mapping[str, Run], *, device: torch.device, seconds: float
+    benchmark: Any,
+    ours: Run,
+    others: Mapping[str, Run],
+    *,
+    device: torch.device,
+    seconds: float,
+    pause: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Time everybody once a round, ours by the fixture; one row for each of the others.
 
@@ -30,14 +36,17 @@ def interleave(
         benchmark: pytest-benchmark's fixture.
         ours, others: all on `device`, ready to run.
         seconds: of all rounds together, but never fewer than MIN_ROUNDS.
+        pause: seconds before each timing, for contenders that work on in the background (prefetch).
     """
     took: dict[str, list[float]] = {name: [] for name in others}
     turn = deque(others)
 
     def before() -> None:
         for name in turn:
+            sleep(pause)
             took[name].append(timed(others[name], device))
         turn.rotate(-1)
+        sleep(pause)
 
     warm: list[float] = []
     while len(warm) < 3 and sum(warm) < seconds:
