@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from litfast.data.dali import DaliLoader
-from litfast.data.torch_loader import TorchLoader
 from PIL import Image, ImageOps
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
@@ -31,9 +29,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from litfast.bench.interleave import Run, interleave
+from litfast.data.dali import DaliLoader
 from litfast.data.loader import Batch, Loader
 from litfast.data.resident import ResidentLoader
-from litfast.data.sets import Files, Images
+from litfast.data.sets.image_set import Files, Images
+from litfast.data.torch_loader import TorchLoader
 from litfast.engine.trial import reason
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -129,7 +129,7 @@ def makers(case: Case, samples: Images | Files) -> dict[str, Maker | str]:
 
 
 def present(found: dict[str, Maker | str], case: Case) -> tuple[dict[str, Iterator[Batch]], dict[str, str]]:
-    """The contenders that run here, each after some batches that look like those of "pil"; the absent ones."""
+    """The contenders that run here, each after batches that look like those of "pil"; the absent ones."""
     iterators: dict[str, Iterator[Batch]] = {}
     absent: dict[str, str] = {}
     expected: Tensor | None = None  # mean and deviation of all, mean of the first row and column: of "pil"

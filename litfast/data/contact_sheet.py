@@ -8,6 +8,7 @@ import torch
 
 from litfast.data.decode import decode_at
 from litfast.data.sets.image_set import Images, ImageSet, Samples
+from litfast.data.sets.items import Items
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -29,11 +30,14 @@ def contact_sheet(image_set: ImageSet) -> Image.Image:
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    samples = image_set.train
+    if isinstance(samples, Items):
+        raise TypeError("contact_sheet: image_set must hold images or files, got a Dataset of one's own")
     names = image_set.attributes or image_set.classes
     shown = _evenly(torch.arange(len(names)), GROUPS)
     panels = -(-len(shown) // ROWS)
     columns = max(COLUMNS // panels, 2)
-    tile = _tile(image_set.train)
+    tile = _tile(samples)
     rows = -(-len(shown) // panels)
     width, height = LABEL + columns * (tile + GAP) + 2 * GAP, tile + GAP
     sheet = Image.new("RGB", (panels * width, rows * height + 3 * TEXT), PAPER)
@@ -41,12 +45,12 @@ def contact_sheet(image_set: ImageSet) -> Image.Image:
     draw.text((GAP, TEXT // 2), _title(image_set, len(shown), len(names)), INK, font)
     for place, group in enumerate(shown):
         left, top = place // rows * width + GAP, place % rows * height + 2 * TEXT + GAP
-        members = _members(image_set.train, group)
+        members = _members(samples, group)
         draw.text((left, top + tile // 2 - TEXT), _fitting(names[group], draw, font), INK, font)
         draw.text((left, top + tile // 2 + GAP), f"{len(members):,}", PALE, font)
         for column, sample in enumerate(_evenly(members, columns)):
             corner = left + LABEL + column * (tile + GAP), top
-            _put(sheet, draw, corner, tile, _decoded(image_set.train, sample))
+            _put(sheet, draw, corner, tile, _decoded(samples, sample))
     return sheet
 
 
