@@ -123,7 +123,7 @@ def test_set_below_a_value_is_refused(recipe: str) -> None:
         (
             "engine.mode",
             "warp",
-            r"^recipe: engine.mode must be one of auto, compile, eager, graph, got 'warp'",
+            r"^recipe: engine.mode must be one of auto, compile, compile-graph, eager, graph, got 'warp'",
         ),
         (
             "engine.branches",
