@@ -5,7 +5,8 @@ crop, flip, to tensor, normalise) and as many workers as there are cores; "torch
 litfast's loaders; "batched crop", the usual loader of a set that stays on the device (pad once, gather a
 window an image, flip by a mask, normalise), as in cifar10-airbench. All deliver fp32. Images of "arrays" lie
 in memory, those of "jpeg" in a folder of JPEG files. A run is RUN batches in the middle of an epoch; what a
-loader has prefetched when the clock starts is part of it, PREFETCHED batches of RUN at most.
+loader has prefetched when the clock starts is part of it, PREFETCHED batches of RUN at most. A folder of
+100,000 files shows how long a loader takes to its first batch, and that its memory stays flat.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from litfast.bench.interleave import Run, interleave
 from litfast.data.dali import DaliLoader
 from litfast.data.loader import Batch, Loader
 from litfast.data.resident import ResidentLoader
+from litfast.data.sets.image_folder import image_folder
 from litfast.data.sets.image_set import Files, Images
 from litfast.data.torch_loader import TorchLoader
 from litfast.engine.trial import reason
@@ -44,6 +46,8 @@ RUN, PREFETCHED = 48, 4
 SECONDS = 20.0  # a case: all contenders together
 GATE = 0.1  # between means of 1,000 images or more, deviations of one pixel's order
 PAUSE = 0.3  # workers fill their queues again
+FOLDER, EPOCHS, EPOCH_STEPS = 100_000, 4, 200  # files; epochs, of each the last steps
+GROWTH = 1.1  # of what a process holds, from the first epoch to any later one
 SAMPLES = {"arrays": 50_000, "jpeg": 10_000}
 
 Maker = Callable[[], Iterator[Batch]]
@@ -86,6 +90,53 @@ def test_loader(request: pytest.FixtureRequest, case: Case, samples: dict[str, I
     finally:
         iterators.clear()
         gc.collect()
+
+
+@pytest.mark.parametrize("name", ["dali", "torch"])
+def test_start_of_a_large_folder(request: pytest.FixtureRequest, name: str, large: Path) -> None:
+    """From the name of a folder to the first batch; then what the process holds after each of some epochs."""
+    maker = {"dali": DaliLoader, "torch": partial(TorchLoader, workers=CORES)}[name]
+    loaders: list[Loader] = []
+
+    def start() -> Batch:
+        files = image_folder(large).train
+        options: dict[str, Any] = {"batch": 128, "mean": MEAN, "std": STD, "train": True, "device": DEVICE}
+        loaders.append(maker(files, **options))
+        return next(loaders[-1].batches(0))
+
+    try:
+        start()
+    except ValueError as error:  # DALI is not installed
+        pytest.skip(reason(error))
+    benchmark: BenchmarkFixture = request.getfixturevalue("benchmark")  # unused, it would complain
+    benchmark.group = f"start of a folder of {FOLDER:,} files"
+    benchmark.pedantic(start, rounds=3)
+    held = []
+    for epoch in range(EPOCHS):
+        for _ in loaders[-1].batches(epoch, loaders[-1].steps - EPOCH_STEPS):
+            pass
+        held.append(resident_bytes())
+    benchmark.extra_info.update(contender=name, resident_bytes=held)
+    assert max(held) <= GROWTH * held[0], f"resident bytes after each epoch: {held}"
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FOLDER links to one JPEG, in ten classes."""
+    root = tmp_path_factory.mktemp("large")
+    Image.new("RGB", (32, 32), (90, 120, 30)).save(root / "one.jpg")
+    for split, count in (("train", FOLDER), ("test", 10)):
+        for label in range(10):
+            (root / split / str(label)).mkdir(parents=True)
+        for i in range(count):
+            (root / split / str(i % 10) / f"{i:06}.jpg").hardlink_to(root / "one.jpg")
+    return root
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def measure(

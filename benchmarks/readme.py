@@ -19,6 +19,7 @@ ROWS = {
     "lit_teacher_blocks": "**LIT, independent sections, from the teacher's blocks**",
     "lit_teacher_blocks_fp32": "the same in fp32",
 }
+LOADERS = ("pil", "batched crop", "torch", "dali", "resident")
 STEP = ("plain", "plain compile", "fused ops", "+ folded teacher", "+ work elimination")
 
 
@@ -37,12 +38,18 @@ def results() -> str:
     return "\n".join([*lines, "", took])
 
 
-def ops() -> str:
-    """One row a sample of the loss ops, in the order of the record."""
-    document = record.read(RESULTS / "ops_cpu.json")
+def grouped(document: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """The rows of a record by group, then by contender, in its order."""
     groups: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in document["results"]:
         groups.setdefault(row["group"], {})[row["contender"]] = row
+    return groups
+
+
+def ops() -> str:
+    """One row a sample of the loss ops, in the order of the record."""
+    document = record.read(RESULTS / "ops_cpu.json")
+    groups = grouped(document)
     cores = f"{document['machine']['threads']} cores"
     lines = [
         f"| loss and gradient, {cores} | ms | of the triad | than eager | than compile | memory |",
@@ -64,14 +71,25 @@ def ops() -> str:
 def steps() -> str:
     """One row a contender of the training step, one column a case, in the order of the record."""
     document = record.read(RESULTS / "step_cpu.json")
-    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in document["results"]:
-        groups.setdefault(row["group"], {})[row["contender"]] = row
+    groups = grouped(document)
     names = [name for name in STEP if any(name in contenders for contenders in groups.values())]
     cores = f"{document['machine']['threads']} cores"
     lines = [f"| a step, {cores} | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
     for name in names:
         cells = [step(contenders.get(name)) for contenders in groups.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def data() -> str:
+    """One row a loader, one column a case, in the order of the record."""
+    document = record.read(RESULTS / "data_cpu.json")
+    groups = grouped(document)
+    cores = f"{document['machine']['threads']} cores"
+    lines = [f"| images/s, {cores} | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
+    for name in LOADERS:
+        found = [contenders.get(name) for contenders in groups.values()]
+        cells = ["-" if row is None else f"{row['images_per_s']:,.0f}" for row in found]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -94,7 +112,7 @@ def gain(row: Mapping[str, Any] | None) -> str:
 def main() -> None:
     path = ROOT / "README.md"
     text = fresh = path.read_text()
-    for name, table in (("results", results()), ("ops", ops()), ("step", steps())):
+    for name, table in (("results", results()), ("ops", ops()), ("step", steps()), ("data", data())):
         begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
         head, rest = fresh.split(begin)
         _, tail = rest.split(end)

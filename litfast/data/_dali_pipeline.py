@@ -210,4 +210,5 @@ def _range(path: Path, offset: int, size: int) -> Array:
 
 
 def as_array(content: bytes) -> Array:
+    """Encoded bytes as DALI takes them, [L] uint8."""
     return np.frombuffer(content, dtype=np.uint8)
