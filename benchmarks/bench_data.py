@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,10 +126,10 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """FOLDER links to one JPEG, in ten classes."""
     root = tmp_path_factory.mktemp("large")
     Image.new("RGB", (32, 32), (90, 120, 30)).save(root / "one.jpg")
-    for split, count in (("train", FOLDER), ("test", 10)):
+    for split, files in (("train", FOLDER), ("test", 10)):
         for label in range(10):
             (root / split / str(label)).mkdir(parents=True)
-        for i in range(count):
+        for i in range(files):
             (root / split / str(i % 10) / f"{i:06}.jpg").hardlink_to(root / "one.jpg")
     return root
 
