@@ -10,11 +10,14 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor
 
+from litfast.data._checks import check_arrays, check_batches, check_channels, check_labels
 from litfast.data._dali_faults import fault, first_size, misfit
 from litfast.data._dali_pipeline import Feed, Recipe, built, dali, reader
 from litfast.data.draws import draws, steps
 from litfast.data.loader import IGNORED, Batch
 from litfast.data.sets.image_set import Images, Samples
+
+WHO = "DaliLoader"
 
 
 class _Run(NamedTuple):
@@ -86,17 +89,18 @@ class DaliLoader:
         prefetch: int = 2,
     ) -> None:
         self._version = str(dali().__version__)
-        _check(samples, batch=batch, mean=mean, std=std, crop=crop, train=train, num_shards=num_shards)
+        if isinstance(samples, Images):
+            check_arrays(WHO, samples.images)
+        count, channels = samples.images.shape[:2] if isinstance(samples, Images) else (len(samples), 3)
+        check_labels(WHO, samples.labels, count)
+        check_channels(WHO, channels, mean, std)
+        shard = {"shard_id": shard_id, "num_shards": num_shards}
+        check_batches(WHO, len(samples), train=train, batch=batch, crop=crop, **shard)
         self.samples, self.batch, self.device = len(samples), batch, torch.device(device)
         self.steps = steps(len(samples), batch, train=train, num_shards=num_shards)
         crop, flip = (crop, flip) if train else (0, False)
         self._random: dict[str, Any] = {"seed": seed, "crop": crop, "flip": flip}
-        self._shard: dict[str, Any] = {
-            "batch": batch,
-            "train": train,
-            "shard_id": shard_id,
-            "num_shards": num_shards,
-        }
+        self._shard: dict[str, Any] = {"batch": batch, "train": train, **shard}
         device_id = _device_id(self.device)
         height, width = _size(samples, centre_crop, size, device_id)
         self._recipe = Recipe(
@@ -224,36 +228,3 @@ def _device_id(device: torch.device) -> int | None:
     if device.type != "cuda":
         return None
     return torch.cuda.current_device() if device.index is None else device.index
-
-
-def _check(
-    samples: Samples,
-    *,
-    batch: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    crop: int,
-    train: bool,
-    num_shards: int,
-) -> None:
-    who, count, channels = "DaliLoader", len(samples), 3
-    if isinstance(samples, Images):
-        shape, dtype = list(samples.images.shape), samples.images.dtype
-        if dtype != torch.uint8:
-            raise TypeError(f"{who}: images must be uint8, got {dtype}")
-        if len(shape) != 4 or shape[0] != count:
-            raise ValueError(f"{who}: images must be [{count}, C, H, W], one a label, got {shape}")
-        channels = shape[1]
-    if samples.labels.dtype != torch.int64:
-        raise TypeError(f"{who}: labels must be int64, got {samples.labels.dtype}")
-    if len(samples.labels) != count or count == 0:
-        rule = "at least one sample, with as many labels"
-        raise ValueError(f"{who}: samples must be {rule}, got {count} and {len(samples.labels)}")
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != channels:
-            raise ValueError(f"{who}: {name} must hold {channels} numbers, one a channel, got {len(values)}")
-    if batch < 1 or crop < 0:
-        raise ValueError(f"{who}: batch must be at least 1 and crop at least 0, got {batch} and {crop}")
-    if train and count < batch * num_shards:
-        whole = f"{batch} x {num_shards} shards"
-        raise ValueError(f"{who}: batch must be at most the {count} training samples, got {whole}")

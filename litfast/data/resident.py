@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from litfast.data._checks import check_arrays, check_batches, check_channels, check_labels
 from litfast.data.draws import draws, steps
 from litfast.data.loader import IGNORED, Batch
 from litfast.ops import augment, augment_table
@@ -60,8 +61,11 @@ class ResidentLoader:
         shard_id: int = 0,
         num_shards: int = 1,
     ) -> None:
-        _check_samples(images, labels, mean=mean, std=std)
-        _check_numbers(len(images), train, batch=batch, crop=crop, shard_id=shard_id, num_shards=num_shards)
+        check_arrays(WHO, images)
+        check_labels(WHO, labels, len(images))
+        check_channels(WHO, images.shape[1], mean, std)
+        shard = {"shard_id": shard_id, "num_shards": num_shards}
+        check_batches(WHO, len(images), train=train, batch=batch, crop=crop, **shard)
         self.samples = len(images)
         self.batch = batch
         self.steps = steps(self.samples, batch, train=train, num_shards=num_shards)
@@ -75,8 +79,7 @@ class ResidentLoader:
             seed=seed,
             crop=self._crop,
             flip=flip,
-            shard_id=shard_id,
-            num_shards=num_shards,
+            **shard,
         )
         self._images = images.permute(0, 2, 3, 1).to(self.device).contiguous()  # [N, H, W, C]
         self._labels = labels.to(self.device).contiguous()
@@ -148,32 +151,3 @@ class ResidentLoader:
             if not self._train:
                 batch.target.masked_fill_(filler.view(-1, *[1] * (self._labels.dim() - 1)), IGNORED)
             yield batch
-
-
-def _check_samples(images: Tensor, labels: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> None:
-    if images.dtype != torch.uint8:
-        raise TypeError(f"{WHO}: images must be uint8, got {images.dtype}")
-    if labels.dtype != torch.int64:
-        raise TypeError(f"{WHO}: labels must be int64, got {labels.dtype}")
-    if images.dim() != 4 or len(images) == 0:
-        raise ValueError(f"{WHO}: images must be [N, C, H, W] with N at least 1, got {list(images.shape)}")
-    n = len(images)
-    if labels.dim() not in (1, 2) or len(labels) != n:
-        raise ValueError(f"{WHO}: labels must be [{n}] or [{n}, A], one an image, got {list(labels.shape)}")
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != images.shape[1]:
-            raise ValueError(
-                f"{WHO}: {name} must hold {images.shape[1]} numbers, one a channel, got {len(values)}"
-            )
-
-
-def _check_numbers(
-    samples: int, train: bool, *, batch: int, crop: int, shard_id: int, num_shards: int
-) -> None:
-    if batch < 1 or crop < 0:
-        raise ValueError(f"{WHO}: batch must be at least 1 and crop at least 0, got {batch} and {crop}")
-    if not 0 <= shard_id < num_shards:
-        raise ValueError(f"{WHO}: shard_id must lie in [0, {num_shards}), the shards, got {shard_id}")
-    if train and samples < batch * num_shards:
-        each = "" if num_shards == 1 else f" over {num_shards} shards"
-        raise ValueError(f"{WHO}: batch must be at most the {samples} training samples{each}, got {batch}")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from litfast.data._checks import check_batches
 from litfast.data.draws import draws, steps
 from litfast.data.loader import IGNORED, Batch
 from litfast.data.sets.text_set import Texts
@@ -53,15 +54,11 @@ class TokenLoader:
         num_shards: int = 1,
     ) -> None:
         _check_texts(texts, dtype)
-        _check_batch("TokenLoader", batch, shard_id, num_shards)
+        shard = {"shard_id": shard_id, "num_shards": num_shards}
+        check_batches("TokenLoader", len(texts), train=train, batch=batch, **shard)
         self.samples = len(texts)
         self.batch = batch
         self.steps = steps(self.samples, batch, train=train, num_shards=num_shards)
-        if not self.steps:
-            raise ValueError(
-                f"TokenLoader: batch must be at most the {self.samples} training samples over {num_shards} "
-                f"shards, got {batch}"
-            )
         self.device = torch.device(device)
         self._tokens = texts.tokens.to(self.device) if resident else texts.tokens
         self._labels, self._rows = texts.labels, texts.rows
@@ -135,7 +132,8 @@ class StreamLoader:
         num_shards: int = 1,
     ) -> None:
         _check_ids(ids, length)
-        _check_batch("StreamLoader", batch, shard_id, num_shards)
+        shard = {"shard_id": shard_id, "num_shards": num_shards}
+        check_batches("StreamLoader", len(ids), train=False, batch=batch, **shard)
         predicted, streams = len(ids) - 1, batch * num_shards
         self._stream = predicted // streams if train else -(-predicted // streams)  # words of a stream
         self.batch, self.length = batch, length
@@ -213,10 +211,3 @@ def _check_ids(ids: Tensor, length: int) -> None:
         raise ValueError(f"StreamLoader: ids must be [N] with N at least 2, got {list(ids.shape)}")
     if length < 1:
         raise ValueError(f"StreamLoader: length must be at least 1, got {length}")
-
-
-def _check_batch(who: str, batch: int, shard_id: int, num_shards: int) -> None:
-    if batch < 1:
-        raise ValueError(f"{who}: batch must be at least 1, got {batch}")
-    if not 0 <= shard_id < num_shards:
-        raise ValueError(f"{who}: shard_id must be between 0 and {num_shards - 1}, got {shard_id}")

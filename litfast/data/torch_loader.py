@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from litfast.data._checks import check_batches, check_channels
 from litfast.data.decode import decode_at
 from litfast.data.draws import draws, steps
 from litfast.data.loader import IGNORED, Batch
@@ -72,7 +73,8 @@ class TorchLoader:
         size: int | None = None,
         workers: int = 0,
     ) -> None:
-        _check(len(samples), train, batch=batch, crop=crop, shard_id=shard_id, num_shards=num_shards)
+        shard = {"shard_id": shard_id, "num_shards": num_shards}
+        check_batches(WHO, len(samples), train=train, batch=batch, crop=crop, **shard)
         if workers < 0:
             raise ValueError(f"{WHO}: workers must be at least 0, got {workers}")
         if isinstance(samples, (Images, Items)) and (centre_crop or size):
@@ -90,15 +92,10 @@ class TorchLoader:
             seed=seed,
             crop=self._crop,
             flip=flip,
-            shard_id=shard_id,
-            num_shards=num_shards,
+            **shard,
         )
         shape = image_shape(samples, centre_crop=centre_crop, size=size)
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) != shape[0]:
-                raise ValueError(
-                    f"{WHO}: {name} must hold {shape[0]} numbers, one a channel, got {len(values)}"
-                )
+        check_channels(WHO, shape[0], mean, std)
         self._decode = partial(decode_at, centre_crop=centre_crop, size=size, shape=shape[1:])
         self._shape = shape
         self._finish = _Finish(mean, std, self._crop, dtype, channels_last, self.device)
@@ -285,13 +282,3 @@ def _iterator(loader: DataLoader[Any]) -> Iterator[Any]:
         return iter(loader)
     finally:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
-
-
-def _check(samples: int, train: bool, *, batch: int, crop: int, shard_id: int, num_shards: int) -> None:
-    if batch < 1 or crop < 0:
-        raise ValueError(f"{WHO}: batch must be at least 1 and crop at least 0, got {batch} and {crop}")
-    if not 0 <= shard_id < num_shards:
-        raise ValueError(f"{WHO}: shard_id must lie in [0, {num_shards}), the shards, got {shard_id}")
-    if train and samples < batch * num_shards:
-        each = "" if num_shards == 1 else f" over {num_shards} shards"
-        raise ValueError(f"{WHO}: batch must be at most the {samples} training samples{each}, got {batch}")

@@ -169,9 +169,9 @@ def test_writing_to_a_batch_does_not_change_the_set() -> None:
         ({"tokens": torch.zeros(50, dtype=torch.uint8)}, ValueError, r"tokens must be \[M, L\], got \[50\]"),
         ({"rows": torch.arange(22)}, ValueError, r"must be \[N\] with N at least 1, got \[23\] and \[22\]"),
         ({"batch": 0}, ValueError, "batch must be at least 1, got 0"),
-        ({"batch": 24}, ValueError, "batch must be at most the 23 training samples over 1 shards, got 24"),
+        ({"batch": 24}, ValueError, "batch must be at most the 23 training samples, got 24"),
         ({"dtype": torch.float32}, TypeError, "dtype must be uint8, int32 or int64, got torch.float32"),
-        ({"shard_id": 2, "num_shards": 2}, ValueError, "shard_id must be between 0 and 1, got 2"),
+        ({"shard_id": 2, "num_shards": 2}, ValueError, "shard_id must lie in \\[0, 2\\), the shards, got 2"),
     ],
 )
 def test_texts_that_cannot_be_loaded_are_refused(
@@ -196,7 +196,7 @@ def test_texts_that_cannot_be_loaded_are_refused(
         (torch.arange(12), {}, ValueError, "ids must hold more than 3 streams of 4 words, got 12"),
         (torch.arange(99), {"length": 0}, ValueError, "length must be at least 1, got 0"),
         (torch.arange(99), {"batch": 0}, ValueError, "batch must be at least 1, got 0"),
-        (torch.arange(99), {"shard_id": 1}, ValueError, "shard_id must be between 0 and 0, got 1"),
+        (torch.arange(99), {"shard_id": 1}, ValueError, "shard_id must lie in \\[0, 1\\), the shards, got 1"),
     ],
 )
 def test_streams_that_cannot_be_cut_are_refused(
