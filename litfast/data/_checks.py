@@ -13,7 +13,7 @@ def check_batches(
 ) -> None:
     """Raises ValueError where the numbers cannot be, or an epoch of training has not one batch a shard."""
     if samples < 1:
-        raise ValueError(f"{who}: samples must be at least 1, got {samples}")
+        raise ValueError(f"{who}: samples must hold at least one sample, got none")
     if batch < 1:
         raise ValueError(f"{who}: batch must be at least 1, got {batch}")
     if crop < 0:
