@@ -123,14 +123,14 @@ def test_start_of_a_large_folder(request: pytest.FixtureRequest, name: str, larg
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """FOLDER links to one JPEG, in ten classes."""
+    """FOLDER links to ten JPEG files, one a class: a file system has a limit of links to one."""
     root = tmp_path_factory.mktemp("large")
-    Image.new("RGB", (32, 32), (90, 120, 30)).save(root / "one.jpg")
     for split, files in (("train", FOLDER), ("test", 10)):
         for label in range(10):
             (root / split / str(label)).mkdir(parents=True)
+            Image.new("RGB", (32, 32), (20 * label, 120, 30)).save(root / f"{label}.jpg")
         for i in range(files):
-            (root / split / str(i % 10) / f"{i:06}.jpg").hardlink_to(root / "one.jpg")
+            (root / split / str(i % 10) / f"{i:06}.jpg").hardlink_to(root / f"{i % 10}.jpg")
     return root
 
 
@@ -251,8 +251,8 @@ def published(samples: Images | Files, batch: int) -> Iterator[Batch]:
 def batched_crop(samples: Images, batch: int) -> Iterator[Batch]:
     """A permutation an epoch, all of its crops and flips at once per batch."""
     mean, std = (torch.tensor(values, device=DEVICE).view(1, 3, 1, 1) for values in (MEAN, STD))
-    normalised = (samples.images.to(DEVICE).float() / 255 - mean) / std
-    padded = F.pad(normalised, (CROP,) * 4).contiguous(memory_format=torch.channels_last)
+    raw = F.pad(samples.images.to(DEVICE), (CROP,) * 4)
+    padded = ((raw.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
     labels = samples.labels.to(DEVICE)
     rows, columns = (
         torch.arange(32, device=DEVICE).view(1, 32, 1),

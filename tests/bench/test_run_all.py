@@ -90,4 +90,4 @@ def test_an_unknown_suite_is_wrong_usage(
     with pytest.raises(SystemExit) as caught:
         run_all.main(["--out", str(tmp_path), "--only", "opps"])
     assert caught.value.code == 2
-    assert "--only must be one of models, ops, step, got opps" in capsys.readouterr().err
+    assert "--only must be one of data, models, ops, step, got opps" in capsys.readouterr().err
