@@ -89,9 +89,15 @@ def data() -> str:
     lines = [f"| images/s, {cores} | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
     for name in LOADERS:
         found = [contenders.get(name) for contenders in groups.values()]
-        cells = ["-" if row is None else f"{row['images_per_s']:,.0f}" for row in found]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(map(rate, found))} |")
     return "\n".join(lines)
+
+
+def rate(row: Mapping[str, Any] | None) -> str:
+    """Images a second, or the seconds of a start."""
+    if row is None:
+        return "-"
+    return f"{row['images_per_s']:,.0f}" if "images_per_s" in row else f"{row['median_ms'] / 1000:.2g} s"
 
 
 def step(row: Mapping[str, Any] | None) -> str:
