@@ -96,13 +96,16 @@ def test_loader(request: pytest.FixtureRequest, case: Case, samples: dict[str, I
 @pytest.mark.parametrize("name", ["dali", "torch"])
 def test_start_of_a_large_folder(request: pytest.FixtureRequest, name: str, large: Path) -> None:
     """From the name of a folder to the first batch; then what the process holds after each of some epochs."""
-    maker = {"dali": DaliLoader, "torch": partial(TorchLoader, workers=CORES)}[name]
+    makers: dict[str, Callable[..., Loader]] = {
+        "dali": DaliLoader,
+        "torch": partial(TorchLoader, workers=CORES),
+    }
     loaders: list[Loader] = []
 
     def start() -> Batch:
         files = image_folder(large).train
         options: dict[str, Any] = {"batch": 128, "mean": MEAN, "std": STD, "train": True, "device": DEVICE}
-        loaders.append(maker(files, **options))
+        loaders.append(makers[name](files, **options))
         return next(loaders[-1].batches(0))
 
     try:
