@@ -42,7 +42,8 @@ def main() -> None:
         "runs": runs,
     }
     finite = all(0 < accuracy <= 100 for accuracy in accuracies)
-    line = shlex.join(["python", "-m", "benchmarks.record_training", *sys.argv[1:]])
+    words = [given.out.name if word == str(given.out) else word for word in sys.argv[1:]]  # no one's folders
+    line = shlex.join(["python", "-m", "benchmarks.record_training", *words])
     written = record.write(
         given.out, command=line, results=results, checks={"accuracies are percentages": finite}
     )
