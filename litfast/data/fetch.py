@@ -1,8 +1,9 @@
 """The official files of the known sets: downloaded, checked against their published md5, unpacked.
 
-Checksums: of CIFAR, https://www.cs.toronto.edu/~kriz/cifar.html; of MNIST, Fashion-MNIST and CelebA,
-torchvision (datasets/mnist.py, datasets/celeba.py); of the Amazon reviews, torchtext
-(datasets/amazonreviewpolarity.py, datasets/amazonreviewfull.py).
+Checksums: of CIFAR-10, https://www.cs.toronto.edu/~kriz/cifar.html; of the CIFAR Python archives, MNIST,
+Fashion-MNIST and CelebA, torchvision (datasets/cifar.py, mnist.py, celeba.py); of CIFAR-100's binary archive,
+several public repositories that agree; of the Amazon reviews, torchtext (datasets/amazonreviewpolarity.py,
+datasets/amazonreviewfull.py).
 """
 
 from __future__ import annotations
