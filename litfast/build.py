@@ -194,7 +194,7 @@ def model(config: TeacherConfig | StudentConfig, images: ImageSet, channels: int
     """The configured network for the classes of a set and the channels of its images."""
     blocks = None if config.blocks is None else list(config.blocks)
     return create(
-        config.model, classes=len(images.classes), channels=channels, blocks=blocks, option=config.option
+        config.model, classes=len(images.classes), channels=channels, blocks=blocks, **config.options
     )
 
 

@@ -49,11 +49,11 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherConfig:
-    """The deep model: `weights` loads it, `train` trains it on the spot (phase "teacher")."""
+    """The deep model, `options` its family's own: `weights` loads it, `train` trains it (phase "teacher")."""
 
     model: str
     blocks: tuple[int, ...] | None = None
-    option: str = "A"
+    options: Options = field(default_factory=dict)
     weights: str | None = None
     train: Schedule | None = None
 
@@ -74,7 +74,7 @@ class StudentConfig:
 
     model: str
     blocks: tuple[int, ...] | None = None
-    option: str = "A"
+    options: Options = field(default_factory=dict)
     init: str = "random"
     weights: str | None = None
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import nn
 
 from litfast.models.counting import depth as depth
 from litfast.models.counting import macs as macs
 from litfast.models.counting import parameters as parameters
+from litfast.models.inputs import Input as Input
 from litfast.models.pairing import check_pair as check_pair
 from litfast.models.pairing import copy_blocks as copy_blocks
 from litfast.models.pairing import copy_ends as copy_ends
@@ -17,7 +20,7 @@ from litfast.models.resnet_cifar import ResNetCIFAR as ResNetCIFAR
 from litfast.models.sectioned import SectionedModel as SectionedModel
 from litfast.models.sectioned import sectioned as sectioned
 from litfast.models.weights import load_weights as load_weights
-from litfast.registry import Registry
+from litfast.registry import Registry, unknown
 
 Maker = Callable[..., tuple[nn.Module, tuple[str, ...]]]  # options -> the model and its sections' names
 
@@ -30,31 +33,38 @@ def create(
     classes: int = 10,
     channels: int = 3,
     blocks: Sequence[int] | None = None,
-    option: str = "A",
+    **options: Any,
 ) -> SectionedModel:
     """A model by name, freshly initialised from torch's global generator.
 
     Args:
         name: one of MODELS, such as "resnet20".
-        classes: width of the logits, K.
-        channels: channels of the input images.
-        blocks: residual blocks of each section, in place of those that the name stands for.
-        option: the ResNets' shortcut, "A" (no parameters) or "B" (1x1 convolution).
+        classes: width of the logits, K; of a generator, the number of its domains.
+        channels: channels of the input images; a model of texts takes none.
+        blocks: blocks of each section, in place of those that the name stands for.
+        options: the family's own keyword arguments, such as `option` ("A" or "B") of a ResNet.
 
     Returns:
         The model in its sections; its `spec` holds these arguments, so that `create(**spec)` makes it again.
 
     Raises:
-        ValueError: an unknown name (the nearest known one is named) or an option that the model refuses.
+        ValueError: an unknown name or option (the nearest known one is named), or one that the model refuses.
     """
+    make = MODELS[name]
+    known = [
+        key for key in inspect.signature(make).parameters if key not in ("classes", "channels", "blocks")
+    ]
+    for key in options:
+        if key not in known:
+            raise ValueError(f"create: {unknown(f'option of {name}', key, known)}")
     chosen = None if blocks is None else list(blocks)
-    model, names = MODELS[name](classes=classes, channels=channels, blocks=chosen, option=option)
-    spec = dict(name=name, classes=classes, channels=channels, blocks=chosen, option=option)
-    return SectionedModel(model, names, spec=spec)
+    given = dict(classes=classes, channels=channels, blocks=chosen, **options)
+    model, names = make(**given)
+    return SectionedModel(model, names, spec=dict(name=name, **given))
 
 
 def _resnet(
-    per_section: int, *, classes: int, channels: int, blocks: Sequence[int] | None, option: str
+    per_section: int, *, classes: int, channels: int, blocks: Sequence[int] | None, option: str = "A"
 ) -> tuple[nn.Module, tuple[str, ...]]:
     counts = [per_section] * 3 if blocks is None else blocks
     model = ResNetCIFAR(counts, classes=classes, channels=channels, option=option)

@@ -46,3 +46,10 @@ def test_an_unknown_model_names_the_nearest() -> None:
         ValueError, match=r"model must be one of .*, got 'resnt20'; did you mean 'resnet20'\?"
     ):
         create("resnt20")
+
+
+def test_an_unknown_option_names_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match=r"option of resnet20 must be one of option, got 'optin'; did you mean"
+    ):
+        create("resnet20", optin="B")
