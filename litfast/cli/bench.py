@@ -12,7 +12,6 @@ import typer
 from litfast import build, config
 from litfast.bench import compare, picture, record, report
 from litfast.cli import _console
-from litfast.data.shape import image_shape
 from litfast.engine.rundir import RunDirectory
 from litfast.models import create
 from litfast.models.sectioned import SectionedModel
@@ -96,20 +95,19 @@ def _save(document: dict[str, Any], folder: Path) -> None:
 
 
 def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], list[int], dict[str, Any]]:
-    """A run's models with their weights (the student alone if it had no teacher), image shape, facts."""
+    """A run's teacher and student with their weights, what they read, and their known facts."""
     settings = config.parse(run.config())
     results = run.read("results.json")
-    images, _ = build.image_set(settings.data)
-    shape = image_shape(images.train, centre_crop=images.centre_crop, size=images.size)
-    models = {"teacher": settings.teacher, "student": settings.student}
-    built = {name: build.model(said, images, shape[0]) for name, said in models.items() if said is not None}
+    settings, data = build.data(settings)
+    models = {"teacher": settings.teacher, "student": build.links(settings)[-1]}
+    built = {name: build.model(said, data) for name, said in models.items() if said is not None}
     for name, model in built.items():
         load_weights(model, run.path / f"{name}.safetensors")
     known = {
-        "accuracies": results["test_accuracy"],
+        "accuracies": {name: results["test_accuracy"][name] for name in built},
         "weights_bytes": {name: (run.path / f"{name}.safetensors").stat().st_size for name in built},
     }
-    return built, list(shape), known
+    return built, list(data.input.shape), known
 
 
 def _names(teacher: str, student: str) -> tuple[str, str]:
