@@ -9,7 +9,7 @@ from litfast.build import Experiment
 
 TEMPLATE = """# {student} by {method}, trained on {data}
 
-A student of {depth} weighted layers, {parameters:,} parameters, {macs:,} multiply-accumulates an image.
+A student of {depth} weighted layers, {parameters:,} parameters, {macs:,} multiply-accumulates a sample.
 {teacher}
 | | |
 |---|---|
