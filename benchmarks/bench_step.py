@@ -166,10 +166,10 @@ def measure(request: pytest.FixtureRequest, case: Case, stack: ExitStack) -> Non
     benchmark.group = str(case)
     rows = interleave(benchmark, runs[ours], others, device=DEVICE, seconds=SECONDS)
     median: float = benchmark.stats.stats.median  # type: ignore[union-attr]  # set by pedantic
-    benchmark.extra_info.update(contender=ours, images_per_s=case.batch / median, **facts[ours])
+    benchmark.extra_info.update(contender=ours, samples_per_s=case.batch / median, **facts[ours])
     benchmark.extra_info.update(absent=absent)
     for row in rows:
-        row.update(images_per_s=1000 * case.batch / row["median_ms"], **facts[row["contender"]])
+        row.update(samples_per_s=1000 * case.batch / row["median_ms"], **facts[row["contender"]])
     benchmark.extra_info["against"] = rows
 
 

@@ -103,22 +103,22 @@ def _phases(run: RunDirectory) -> dict[str, dict[str, float | None]]:
 
 
 def _throughput(run: RunDirectory) -> dict[str, dict[str, float | None]]:
-    """Images a second of each phase, in all, of the loader and of the step, and the share of waiting."""
+    """Samples a second of each phase, in all, of the loader and of the step, and the share of waiting."""
     seconds: dict[
         str, tuple[float, float]
-    ] = {}  # an image takes, and waits for the loader; sums of equal epochs
+    ] = {}  # a sample takes, and waits for the loader; sums of equal epochs
     epochs: dict[str, int] = {}
     for row in run.rows():
-        if row["images_per_s"] and "data_wait" in row:  # runs of before have none
+        if row.get("samples_per_s") and "data_wait" in row:  # runs of before have none
             took, waited = seconds.get(row["phase"], (0.0, 0.0))
-            one = 1 / row["images_per_s"]
+            one = 1 / row["samples_per_s"]
             seconds[row["phase"]] = took + one, waited + row["data_wait"] * one
             epochs[row["phase"]] = epochs.get(row["phase"], 0) + 1
     return {
         phase: {
-            "images_per_s": epochs[phase] / took,
-            "loader_images_per_s": epochs[phase] / waited if waited else None,
-            "step_images_per_s": epochs[phase] / (took - waited) if took > waited else None,
+            "samples_per_s": epochs[phase] / took,
+            "loader_samples_per_s": epochs[phase] / waited if waited else None,
+            "step_samples_per_s": epochs[phase] / (took - waited) if took > waited else None,
             "data_wait": waited / took,
         }
         for phase, (took, waited) in seconds.items()
@@ -140,7 +140,7 @@ def _measure(
 ) -> dict[str, Any]:
     measured = quick(
         models,
-        image_shape=list(experiment.data.input.shape),
+        input=experiment.data.input,
         device=str(experiment.config.engine.device),
         accuracies=accuracies,
         weights_bytes=files,

@@ -13,7 +13,7 @@ from litfast import build, config
 from litfast.bench import compare, picture, record, report
 from litfast.cli import _console
 from litfast.engine.rundir import RunDirectory
-from litfast.models import create
+from litfast.models import Input, create
 from litfast.models.sectioned import SectionedModel
 from litfast.models.weights import load_weights
 
@@ -55,14 +55,15 @@ def bench(
         if len(shape) != 3:
             raise ValueError(f"bench: --image must be CxHxW, got {image!r}")
     if run is not None:
-        models, shape, known = _of_run(RunDirectory.open(run))
+        models, reads, known = _of_run(RunDirectory.open(run))
     else:
         created = [create(str(name), channels=shape[0]) for name in (teacher, student)]
         models, known = dict(zip(_names(str(teacher), str(student)), created, strict=True)), {}
+        reads = Input(tuple(shape))
     place = build.device(device)
     document = compare(
         {name: model.to(place) for name, model in models.items()},
-        image_shape=shape,
+        input=reads,
         batches=batches,
         modes=mode.split(","),
         precisions=precision.split(","),
@@ -94,8 +95,8 @@ def _save(document: dict[str, Any], folder: Path) -> None:
     _console.say("\n".join(said), _console.err)
 
 
-def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], list[int], dict[str, Any]]:
-    """A run's teacher and student with their weights, what they read, and their known facts."""
+def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], Input, dict[str, Any]]:
+    """A run's models with their weights (the student alone if it had no teacher), what they read, facts."""
     settings = config.parse(run.config())
     results = run.read("results.json")
     settings, data = build.data(settings)
@@ -107,7 +108,7 @@ def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], list[int], di
         "accuracies": {name: results["test_accuracy"][name] for name in built},
         "weights_bytes": {name: (run.path / f"{name}.safetensors").stat().st_size for name in built},
     }
-    return built, list(data.input.shape), known
+    return built, data.input, known
 
 
 def _names(teacher: str, student: str) -> tuple[str, str]:

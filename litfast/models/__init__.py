@@ -12,6 +12,7 @@ from torch import nn
 from litfast.models.counting import depth as depth
 from litfast.models.counting import macs as macs
 from litfast.models.counting import parameters as parameters
+from litfast.models.ensemble import Ensemble as Ensemble
 from litfast.models.inputs import Input as Input
 from litfast.models.pairing import check_pair as check_pair
 from litfast.models.pairing import copy_blocks as copy_blocks
