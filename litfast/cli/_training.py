@@ -1,0 +1,176 @@
+"""One training from a resolved config to its results: what `train`, `sweep` and `search` have in common."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from litfast import __version__, build, config
+from litfast.bench import machine
+from litfast.cli import _console, _progress, _results
+from litfast.engine import Report
+from litfast.engine import train as run_phases
+from litfast.engine.rundir import MARK, RunDirectory
+from litfast.ops import backends
+
+
+class Stopped(Exception):
+    """A signal stopped the training after a checkpoint; `code` is the exit code that tells so."""
+
+    def __init__(self, run: RunDirectory, code: int) -> None:
+        super().__init__(f"{run.path} was stopped")
+        self.run, self.code = run, code
+
+
+def carry_out(
+    settings: config.Config, folder: Callable[[], RunDirectory], *, resume: bool = False
+) -> tuple[RunDirectory, dict[str, Any]]:
+    """Train what a resolved config says and judge it; the progress goes to stderr.
+
+    Args:
+        settings: resolved by `build.resolve`, or read from the run that is resumed.
+        folder: gives the run's folder; called once the models, the data and every loss have been tried, so
+            that a recipe with a mistake leaves no folder behind.
+        resume: continue from the checkpoints in the folder.
+
+    Returns:
+        The run and its results document, which is in the folder too.
+
+    Raises:
+        Stopped: Ctrl-C or SIGTERM came; a checkpoint is written.
+    """
+    if resume:
+        _compare_backend(folder())
+    _apply(settings)
+    experiment = build.experiment(settings)
+    experiment.rehearse()
+    for line in (*experiment.data.notes, *([] if resume else [experiment.data.loaded])):
+        _console.say(line, _console.err)
+    if not _is_taught(settings):
+        _say_agreement(experiment)
+    chosen = ""
+    if not resume:
+        experiment, chosen = experiment.choose()
+        if chosen:
+            _console.say(chosen, _console.err)
+    run = folder()
+    _note(run, experiment, "running", chosen)
+    run.write_config(config.dump(experiment.config))
+    seconds = _run(run, experiment, resume)
+    results = _results.collect(run, experiment, seconds)
+    _note(run, experiment, "finished", stopped=results["stopped"])
+    return run, results
+
+
+def _apply(settings: config.Config) -> None:
+    """Process-wide settings of torch, as the run has them stored."""
+    assert settings.engine.threads is not None
+    torch.set_num_threads(settings.engine.threads)
+    torch.use_deterministic_algorithms(settings.engine.deterministic)
+
+
+def _backend() -> str:
+    """The first loss-op backend that this installation can run: what "auto" takes on the CPU."""
+    return next(name for name, missing in backends() if missing is None)
+
+
+def _compare_backend(run: RunDirectory) -> None:
+    """Another backend rounds in another order: the resumed run is as good, but not bit-identical. Say so."""
+    before = run.read(MARK).get("backend")
+    if before != _backend():
+        said = f"note: this run began with backend {before}, here {_backend()} serves it: not bit-identical"
+        _console.say(said, _console.err)
+
+
+def _is_taught(settings: config.Config) -> bool:
+    """Whether the run trains its teacher, in phase "teacher"."""
+    return settings.teacher is not None and settings.teacher.train is not None
+
+
+def _say_agreement(experiment: build.Experiment) -> None:
+    """How far the teacher as it will be run is from the plain one: once its weights are there."""
+    found = experiment.agreement()
+    if found is None:
+        return
+    folded = "folded" + (f" (not {', '.join(found.plain)})" if found.plain else "")
+    said = (
+        f"teacher: {folded}, {experiment.config.engine.teacher_precision}; its irs are within "
+        f"{max(found.irs):.1e} of the plain teacher's, its logits within {found.logits:.1e} (relative)"
+    )
+    _console.say(said, _console.err)
+
+
+def _note(
+    run: RunDirectory,
+    experiment: build.Experiment,
+    status: str,
+    chosen: str = "",
+    stopped: dict[str, dict[str, int]] | None = None,
+) -> None:
+    """run.json; what was chosen at the start, and why, stays from one writing to the next."""
+    before = run.read(MARK) if (run.path / MARK).exists() else {}
+    settings = experiment.config
+    run.write(
+        "run.json",
+        {
+            "status": status,
+            "litfast": __version__,
+            "command": shlex.join(["litfast", *sys.argv[1:]]),
+            "seed": settings.seed,
+            "engine": asdict(settings.engine),
+            "auto": chosen or before.get("auto", ""),
+            "loader": before.get("loader") or experiment.data.loaded,
+            "left_out": experiment.data.left_out,
+            "stopped": stopped or {},
+            "backend": _backend(),
+            "machine": machine.describe(),
+        },
+    )
+
+
+def _run(run: RunDirectory, experiment: build.Experiment, resume: bool) -> dict[str, float]:
+    """Train, show progress, stop cleanly on a signal. Returns seconds of each phase in this process."""
+    engine = experiment.config.engine
+    reports: Iterator[Report] = run_phases(
+        experiment.phases(),
+        experiment.train,
+        experiment.val,
+        engine.device,
+        run.path,
+        experiment.config.seed,
+        resume=resume,
+        precision=engine.precision,
+        keep=engine.keep,
+        log_every=engine.log_every,
+        accumulate=engine.accumulate,
+        ema=engine.ema,
+        mode=engine.mode,
+        branches=engine.branches,
+    )
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    with _console.Stop().listening() as stop, _progress.Display() as display:
+        for report in reports:
+            display.show(report)
+            for line in report.notes:
+                _console.say(line, _console.err)
+            if report.kind == "phase":
+                if report.phase == "teacher" and _is_taught(experiment.config):
+                    _say_agreement(experiment)
+                seconds[report.phase] = time.perf_counter() - started
+                started = time.perf_counter()
+            if stop.signal is not None:
+                _close(reports)
+                raise Stopped(run, stop.code)
+    return seconds
+
+
+def _close(reports: Any) -> None:
+    """Closing the generator writes a checkpoint."""
+    reports.close()
