@@ -68,6 +68,8 @@ class Classifier:
         what = "mean test accuracy of the attributes" if facts.attributes else "test accuracy"
         epochs = f"{facts.epochs} epoch{'' if facts.epochs == 1 else 's'}"
         self.name = f"ResNet-20 trained on {facts.data} ({epochs}, {what} {facts.accuracy:.1f} %)"
+        # as training leaves it, so that a file gives the very numbers that the trained network gave
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
         self._model = model.eval().requires_grad_(False)
         device = next(model.parameters()).device
         # (x + 1) / 2 is the pixel of a generator's x; the network wants it less the mean, over the std

@@ -72,7 +72,7 @@ class Inception:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 1 or 3, H, W] in -1..1 -> features [B, 2048] and probabilities [B, 1008]."""
-        pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(self._device, torch.uint8)
+        pixels = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(self._device, torch.uint8)
         pixels = pixels.expand(-1, 3, -1, -1).contiguous()
         features = self._network(pixels, return_features=True)
         return features, self._network(pixels, no_output_bias=True)
