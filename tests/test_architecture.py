@@ -44,7 +44,7 @@ ONLY_IN = {
     "litfast._C": ("ops/_library.py",),
     "tomllib": ("config/reading.py",),
     "matplotlib": ("bench/picture.py",),
-    "PIL": ("data/contact_sheet.py", "data/decode.py"),
+    "PIL": ("bench/grid.py", "data/contact_sheet.py", "data/decode.py"),
 }
 HEAVY = (
     "triton",

@@ -46,7 +46,7 @@ def contact_sheet(image_set: ImageSet) -> Image.Image:
     for place, group in enumerate(shown):
         left, top = place // rows * width + GAP, place % rows * height + 2 * TEXT + GAP
         members = _members(samples, group)
-        draw.text((left, top + tile // 2 - TEXT), _fitting(names[group], draw, font), INK, font)
+        draw.text((left, top + tile // 2 - TEXT), fitting(names[group], LABEL, draw, font), INK, font)
         draw.text((left, top + tile // 2 + GAP), f"{len(members):,}", PALE, font)
         for column, sample in enumerate(_evenly(members, columns)):
             corner = left + LABEL + column * (tile + GAP), top
@@ -80,11 +80,11 @@ def _tile(samples: Samples) -> int:
     return SMALL if longest <= SMALL else LARGE
 
 
-def _fitting(name: str, draw: ImageDraw.ImageDraw, font: Font) -> str:
-    """The name, cut where it would run into the images."""
-    if draw.textlength(name, font) <= LABEL - GAP:
+def fitting(name: str, width: int, draw: ImageDraw.ImageDraw, font: Font) -> str:
+    """The name, cut where it would run into the images `width` pixels further."""
+    if draw.textlength(name, font) <= width - GAP:
         return name
-    while name and draw.textlength(f"{name}...", font) > LABEL - GAP:
+    while name and draw.textlength(f"{name}...", font) > width - GAP:
         name = name[:-1]
     return f"{name}..."
 
