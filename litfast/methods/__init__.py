@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from litfast.methods._adversarial import adversarial, check_labels
 from litfast.methods._kd import kd
 from litfast.methods._lit import lit
+from litfast.methods._lit_generator import lit_generator
 from litfast.methods._scratch import scratch
 from litfast.phase import Phase
 from litfast.registry import Registry
 
 METHODS: Registry[Callable[..., Iterator[Phase]]] = Registry("method")
-METHODS.update(scratch=scratch, kd=kd, lit=lit)
+METHODS.update(scratch=scratch, kd=kd, lit=lit, adversarial=adversarial, lit_generator=lit_generator)
 
-__all__ = ["METHODS", "kd", "lit", "scratch"]
+__all__ = ["METHODS", "adversarial", "check_labels", "kd", "lit", "lit_generator", "scratch"]
