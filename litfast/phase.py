@@ -23,7 +23,7 @@ class Schedule:
         constant  1
         steps     gamma ** (number of milestones <= floor(t))
         cosine    (1 + cos(pi t / E)) / 2
-        linear    1 - t / E
+        linear    1 - max(t - hold, 0) / (E - hold)
 
     and during the first `warmup` epochs `lr * warmup_factor` (ResNet-110: lr .01 in the first epoch).
 
@@ -32,6 +32,7 @@ class Schedule:
         lr: peak learning rate.
         optimizer: sgd (with `momentum`), adam, adamw (with `betas`) or rmsprop.
         milestones: whole epochs at which `steps` multiplies the learning rate by `gamma`.
+        hold: whole epochs before `linear` begins to fall (StarGAN: half of all).
         clip: largest 2-norm of the branch's gradients taken as one vector; None leaves them as they are.
         patience: early stop: a branch is frozen and leaves the step when its loss on the validation samples
             has not improved for this many epochs; 0 never does. A phase is over when all its branches are.
@@ -46,6 +47,7 @@ class Schedule:
     schedule: str = "constant"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
+    hold: int = 0
     warmup: int = 0
     warmup_factor: float = 0.1
     clip: float | None = None
@@ -54,7 +56,7 @@ class Schedule:
     def __post_init__(self) -> None:
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
-        for what in ("epochs", "patience"):
+        for what in ("epochs", "hold", "patience"):
             if getattr(self, what) < 0:
                 raise ValueError(f"Schedule: {what} must be 0 or more, got {getattr(self, what)}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
@@ -72,6 +74,10 @@ class Schedule:
                 "Schedule: milestones must be given with schedule 'steps' and only there, "
                 f"got schedule {self.schedule!r} and milestones {list(self.milestones)}"
             )
+        if self.hold and self.schedule != "linear":
+            raise ValueError(
+                f"Schedule: hold must be 0 but for schedule 'linear', got {self.hold} with {self.schedule!r}"
+            )
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"Schedule: milestones must ascend, got {list(self.milestones)}")
 
@@ -86,7 +92,7 @@ class Schedule:
             case "cosine":
                 return self.lr * 0.5 * (1 + math.cos(math.pi * fraction))
             case "linear":
-                return self.lr * (1 - fraction)
+                return self.lr * (1 - max(progress - self.hold, 0.0) / max(self.epochs - self.hold, 1))
         return self.lr
 
 

@@ -35,6 +35,8 @@ def parameter(*shape: int) -> nn.Parameter:
         ({"schedule": "constant"}, {0: 1.0, 1.5: 1.0, 3.99: 1.0}),
         ({"schedule": "cosine"}, {0: 1.0, 1: 0.8535533905932737, 2: 0.5, 3: 0.1464466094067263}),
         ({"schedule": "linear"}, {0: 1.0, 1: 0.75, 2.5: 0.375}),
+        ({"schedule": "linear", "hold": 2}, {0: 1.0, 1.5: 1.0, 2: 1.0, 2.5: 0.75, 3.5: 0.25}),
+        ({"schedule": "linear", "hold": 4}, {0: 1.0, 3.99: 1.0}),
         (
             {"schedule": "steps", "milestones": (1, 3), "gamma": 0.1},
             {0.99: 1.0, 1: 0.1, 2.99: 0.1, 3: 0.01},
@@ -59,6 +61,8 @@ def test_warmup_scales_the_peak_and_then_joins_the_schedule() -> None:
         ({"optimizer": "lion"}, "Schedule: optimizer must be one of sgd, adam, adamw, rmsprop, got 'lion'"),
         ({"schedule": "cos"}, "Schedule: schedule must be one of constant, steps, cosine, linear, got 'cos'"),
         ({"epochs": -1}, "Schedule: epochs must be 0 or more, got -1"),
+        ({"hold": -1}, "Schedule: hold must be 0 or more, got -1"),
+        ({"hold": 2}, "Schedule: hold must be 0 but for schedule 'linear', got 2 with 'constant'"),
         ({"lr": 0.0}, "Schedule: lr must be positive and finite, got 0.0"),
         ({"lr": float("inf")}, "Schedule: lr must be positive and finite, got inf"),
         ({"lr": float("nan")}, "Schedule: lr must be positive and finite, got nan"),

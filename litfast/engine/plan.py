@@ -61,7 +61,7 @@ def _branch(phase: Phase, branch: Branch, steps: int, activation_bytes: int) -> 
         phase=phase.name,
         branch=branch.name,
         schedule=branch.schedule,
-        steps=steps * phase.epochs,
+        steps=-(-steps * phase.epochs // branch.every),
         parameters=sum(p.numel() for p in branch.params),
         weight_bytes=sum(p.numel() * p.element_size() for p in models.values()),
         activation_bytes=activation_bytes,

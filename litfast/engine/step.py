@@ -166,7 +166,8 @@ class Step:
         with autocast(self.device, self.precision):
             losses = self._losses[branch.name](observation)
         loss = losses["loss"] if self.accumulate == 1 else losses["loss"] / self.accumulate
-        loss.backward()
+        # a generator's loss reaches the discriminator; with one branch nothing else takes a gradient
+        loss.backward(inputs=list(branch.params) if len(self.phase.branches) > 1 else None)
         return {name: value.detach() for name, value in losses.items()}
 
 

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from litfast.methods._adversarial import adversarial, check_labels
 from litfast.methods._ban import ban
 from litfast.methods._chain import chain, check_chain
 from litfast.methods._kd import kd
 from litfast.methods._lit import lit
+from litfast.methods._lit_generator import lit_generator
 from litfast.methods._scratch import scratch
 from litfast.phase import Phase
 from litfast.registry import Registry
 
 METHODS: Registry[Callable[..., Iterator[Phase]]] = Registry("method")
-METHODS.update(scratch=scratch, kd=kd, ban=ban, lit=lit)
+METHODS.update(scratch=scratch, kd=kd, ban=ban, lit=lit, adversarial=adversarial, lit_generator=lit_generator)
 
-__all__ = ["METHODS", "ban", "chain", "check_chain", "kd", "lit", "scratch"]
+__all__ = [
+    "METHODS",
+    "adversarial",
+    "ban",
+    "chain",
+    "check_chain",
+    "check_labels",
+    "kd",
+    "lit",
+    "lit_generator",
+    "scratch",
+]

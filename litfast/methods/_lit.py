@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,28 +75,78 @@ def lit(
     Source: LIT paper, equations 1 to 3 and section 3; options of the released code
     (stanford-futuredata/lit-code).
     """
-    choices = {
-        "student_init": (student_init, ("random", "teacher")),
-        "ir_input": (ir_input, ("teacher", "student")),
-        "bn_stats": (bn_stats, ("both", "ir", "own")),
-        "unfreeze": (unfreeze, ("sections", "all")),
-    }
-    names = tuple(student.names if train_sections is None else train_sections)
-    _check_options(choices, names, student.names, weights, noise, ir_input)
-    copy_ends(teacher, student)
-    if student_init == "teacher":
-        copy_blocks(teacher, student)
+    _one_of("lit", "unfreeze", unfreeze, ("sections", "all"))
     observer = observer or teacher
-    step = _SectionStep(
-        observer=observer,
-        student=student,
-        names=names,
+    first = sections_phase(
+        "lit",
+        teacher,
+        student,
+        sections,
+        names=tuple(student.names if train_sections is None else train_sections),
         kd={"alpha": alpha, "beta": beta, "tau": tau, "soft": soft, "label_smoothing": label_smoothing},
         penalty=penalty,
         weights=weights,
         loss_scale=loss_scale,
+        student_init=student_init,
         ir_input=ir_input,
-        independent=beta == 0 and ir_input == "teacher",
+        noise=noise,
+        bn_stats=bn_stats,
+        observer=observer,
+    )
+    yield first
+    yield distill_phase(
+        "finetune",
+        teacher,
+        student,
+        (student,) if unfreeze == "all" else first.trains,
+        finetune,
+        alpha=alpha,
+        tau=tau,
+        soft=soft,
+        label_smoothing=label_smoothing,
+        loss_scale=loss_scale,
+        observer=observer,
+    )
+
+
+def sections_phase(
+    who: str,
+    teacher: SectionedModel,
+    student: SectionedModel,
+    schedule: Schedule,
+    *,
+    names: tuple[str, ...],
+    kd: dict[str, Any],
+    observer: Observer,
+    penalty: str = "l2",
+    weights: Sequence[float] | None = None,
+    loss_scale: float = 1.0,
+    student_init: str = "random",
+    ir_input: str = "teacher",
+    noise: float = 0.0,
+    bn_stats: str = "both",
+) -> Phase:
+    """LIT's first phase for the method `who`, the student's start copied from the teacher.
+
+    Options are as in `lit`: `names` are its train_sections, `kd` its options of the KD term.
+    """
+    _one_of(who, "student_init", student_init, ("random", "teacher"))
+    _one_of(who, "ir_input", ir_input, ("teacher", "student"))
+    _one_of(who, "bn_stats", bn_stats, ("both", "ir", "own"))
+    _check_options(who, names, student.names, weights, noise, ir_input)
+    copy_ends(teacher, student)
+    if student_init == "teacher":
+        copy_blocks(teacher, student)
+    step = _SectionStep(
+        observer=observer,
+        student=student,
+        names=names,
+        kd=kd,
+        penalty=penalty,
+        weights=weights,
+        loss_scale=loss_scale,
+        ir_input=ir_input,
+        independent=kd["beta"] == 0 and ir_input == "teacher",
         paths=Paths(
             teacher,
             student,
@@ -106,26 +156,13 @@ def lit(
             bn_stats=bn_stats,
         ),
     )
-    yield Phase(
+    return Phase(
         name="sections",
         model=student,
         observe=step.observe,
-        branches=step.branches(sections),
+        branches=step.branches(schedule),
         trains=step.trained,
         frozen=(teacher,),
-    )
-    yield distill_phase(
-        "finetune",
-        teacher,
-        student,
-        (student,) if unfreeze == "all" else step.trained,
-        finetune,
-        alpha=alpha,
-        tau=tau,
-        soft=soft,
-        label_smoothing=label_smoothing,
-        loss_scale=loss_scale,
-        observer=observer,
     )
 
 
@@ -196,31 +233,33 @@ class _SectionStep:
         return Branch(name=self.names[position], params=params, loss=loss, schedule=schedule, needs=needs)
 
 
+def _one_of(who: str, option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{who}: {unknown(option, value, known)}")
+
+
 def _check_options(
-    choices: Mapping[str, tuple[str, tuple[str, ...]]],
+    who: str,
     trained: tuple[str, ...],
     names: tuple[str, ...],
     weights: Sequence[float] | None,
     noise: float,
     ir_input: str,
 ) -> None:
-    for option, (value, known) in choices.items():
-        if value not in known:
-            raise ValueError(f"lit: {unknown(option, value, known)}")
     for name in trained:
         if name not in names:
-            raise ValueError(f"lit: {unknown('train_sections', name, names)}")
+            raise ValueError(f"{who}: {unknown('train_sections', name, names)}")
     if not trained or len(set(trained)) < len(trained):
         raise ValueError(
-            f"lit: train_sections must name at least one section, each once, got {list(trained)}"
+            f"{who}: train_sections must name at least one section, each once, got {list(trained)}"
         )
     if weights is not None and len(weights) != len(trained):
         raise ValueError(
-            f"lit: weights must hold one number a trained section ({len(trained)}), got {list(weights)}"
+            f"{who}: weights must hold one number a trained section ({len(trained)}), got {list(weights)}"
         )
     if noise < 0:
-        raise ValueError(f"lit: noise must be 0 or more, got {noise}")
+        raise ValueError(f"{who}: noise must be 0 or more, got {noise}")
     if noise and ir_input == "student":
         raise ValueError(
-            f"lit: noise must be 0 with ir_input 'student', which feeds no teacher IR, got {noise}"
+            f"{who}: noise must be 0 with ir_input 'student', which feeds no teacher IR, got {noise}"
         )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,6 +36,14 @@ def test_every_phase_and_branch_is_named_with_its_steps_and_parameters(
     assert [p.parameters for p in plans[:3]] == [parameters(section) for section in run.student.sections]
     assert plans[3].parameters == sum(p.parameters for p in plans[:3])
     assert {p.weight_bytes for p in plans} == {4 * (parameters(run.teacher) + parameters(run.student))}
+
+
+def test_a_branch_that_trains_every_third_step_is_planned_for_as_many(
+    phase: Callable[..., Phase], toy: nn.Module, data: ResidentLoader
+) -> None:
+    (branch,) = phase(toy, epochs=2).branches
+    plans = planned([phase(toy, branches=(replace(branch, every=3),))], data)
+    assert [p.steps for p in plans] == [3]  # of 8: the first, the fourth, the seventh
 
 
 def test_joint_training_is_one_branch_that_saves_more_than_any_section_alone(

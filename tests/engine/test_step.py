@@ -90,6 +90,34 @@ def test_a_branch_after_another_sees_its_update_and_takes_none_of_its_gradient(
     assert model[1].item() == 0.5  # 1 - 0.5 * (2 * 0.5): the gradient of the first loss (1) is not in it
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_branchs_loss_leaves_no_gradient_in_another_branchs_parameters(
+    accumulate: int, batch: Batch
+) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"critic": nn.Linear(192, 1), "maker": nn.Linear(192, 192)})
+    flat = Batch(batch.images.flatten(1), batch.target)
+
+    def loss(batch: Batch) -> Losses:
+        return {"loss": model["critic"](model["maker"](batch.images)).mean()}
+
+    schedule = Schedule(epochs=1, lr=0.1)
+    branches = tuple(
+        Branch(name=name, params=tuple(model[name].parameters()), loss=loss, schedule=schedule, after=after)
+        for name, after in (("critic", ()), ("maker", ("critic",)))
+    )
+    phase = Phase(name="play", model=model, observe=lambda b: b, branches=branches, trains=(model,))
+    with prepared(phase, CPU):
+        step = Step(phase, precision="fp32", device=CPU, accumulate=accumulate)
+        step.compute(flat, branches[:1])
+        assert all(parameter.grad is None for parameter in branches[1].params)
+        kept = [(parameter.grad, parameter.grad.clone()) for parameter in branches[0].params]
+        step.compute(flat, branches[1:])
+        assert all(parameter.grad is not None for parameter in branches[1].params)
+        for parameter, (gradient, value) in zip(branches[0].params, kept, strict=True):
+            assert parameter.grad is gradient and torch.equal(gradient, value)
+
+
 def test_observing_runs_without_gradient(toy: nn.Module, batch: Batch, phase: Callable[..., Phase]) -> None:
     plain = phase(toy)
     seen: list[bool] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from litfast.data import sets
 from litfast.data.loader import Batch
@@ -18,6 +18,7 @@ from litfast.engine.step import prepared
 from litfast.methods import _paths
 from litfast.methods._kd import Seen as Observation
 from litfast.models import SectionedModel, create
+from litfast.models.stargan import Discriminator, Generator
 from litfast.ops import lit_loss
 from litfast.phase import Branch, Phase, Schedule
 
@@ -237,3 +238,35 @@ def like_two_passes(gradients: Callable[..., Gradients]) -> Callable[..., None]:
         torch.testing.assert_close(dict(phase.model.model.named_buffers()), buffers, rtol=1e-14, atol=1e-14)
 
     return check
+
+
+@pytest.fixture
+def translator() -> Callable[..., SectionedModel]:
+    """translator(blocks, seed=0): a StarGAN generator of four domains in fp64."""
+
+    def make(blocks: int, seed: int = 0) -> SectionedModel:
+        torch.manual_seed(seed)
+        generator = Generator([blocks], classes=4, channels=3, width=4)
+        return SectionedModel(generator, ["bottleneck"]).double().eval()
+
+    return make
+
+
+@pytest.fixture
+def critic() -> nn.Module:
+    """StarGAN's discriminator of 8 x 8 images and four domains in fp64."""
+    torch.manual_seed(3)
+    return Discriminator(4, image_size=8, channels=3, width=4).double()
+
+
+@pytest.fixture(params=["classes", "attributes"])
+def faces(request: pytest.FixtureRequest) -> ResidentLoader:
+    """Six batches of 8 in fp64, labelled with one of four classes or with four attributes each."""
+    images = sets.load("synthetic", size=8, train=48).train
+    labels = images.labels
+    if request.param == "attributes":
+        labels = torch.stack([labels // 2, labels % 2, (labels == 0).long(), (labels < 3).long()], dim=1)
+    half = [0.5] * 3
+    return ResidentLoader(
+        images.images, labels, batch=8, mean=half, std=half, train=True, dtype=torch.float64
+    )
