@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from litfast.build.method import trains_generator
 from litfast.config import Config, DataConfig
 from litfast.data import choice, screen, sets
 from litfast.data.loader import Loader
@@ -64,12 +65,19 @@ class Data:
 
 
 def data(config: Config) -> tuple[Config, Data]:
-    """The config with data.loader settled, and its data.
+    """The config with data.loader settled, and its data; images for generators lie in -1..1.
 
     Raises:
         ValueError: whatever is wrong with the set, its options or the loader.
     """
     found = sets.load(config.data.name, root=config.data.root, **config.data.options)
+    if trains_generator(config) and isinstance(found, ImageSet):
+        for key in ("mean", "std"):
+            if getattr(config.data, key) is not None:
+                raise ValueError(
+                    f"recipe: data.{key} must be left out for generators, whose images are in -1..1"
+                )
+        found = replace(found, mean=(0.5,) * len(found.mean), std=(0.5,) * len(found.std), crop=0)
     return _texts(config, found) if isinstance(found, TextSet) else _images(config, found)
 
 

@@ -13,12 +13,13 @@ from torch import nn
 
 from litfast.build.data import Data, data
 from litfast.build.method import method_options, teacher_phases
-from litfast.build.models import check_models, discriminator, models
+from litfast.build.models import check_models, discriminator, model_input, models, with_blocks
 from litfast.config import Config
 from litfast.data.loader import Loader
 from litfast.engine import auto, modes
 from litfast.engine.plan import BranchPlan, plan
 from litfast.methods import METHODS, chain
+from litfast.models import Input
 from litfast.models.inference import Agreement, Inference, agreement
 from litfast.models.sectioned import SectionedModel
 from litfast.phase import Phase
@@ -56,14 +57,24 @@ class Experiment:
     def phases(self) -> Iterator[Phase]:
         """The phases of the whole run: the teacher's own training first, where it has no weights."""
         if self.teacher is not None:
-            yield from teacher_phases(self.config, self.teacher, self.discriminator)
+            domains = len(self.data.classes)
+            yield from teacher_phases(self.config, self.teacher, self.discriminator, domains)
         method, options = METHODS[self.config.method.name], method_options(self.config)
-        if "discriminator" in inspect.signature(method).parameters:
-            options["discriminator"] = self.discriminator
+        if self.discriminator is not None:
+            options |= {"discriminator": self.discriminator, "domains": len(self.data.classes)}
+        if self.config.student.sections:
+            options |= {
+                "copy_sections": [n for n in self.student.names if n not in self.config.student.sections]
+            }
         if self.teacher is None or "teacher" not in inspect.signature(method).parameters:
             yield from method(self.student, **options)
         else:
             yield from chain(method, self.teacher, self.students, observe=self._observer(method), **options)
+
+    @property
+    def input(self) -> Input:
+        """One sample as the models read it: of a generator an image and its domain's planes."""
+        return model_input(self.config, self.data)
 
     def _observer(self, method: Callable[..., Any]) -> Callable[[SectionedModel], Inference] | None:
         if "observer" not in inspect.signature(method).parameters:
@@ -77,6 +88,8 @@ class Experiment:
         place = torch.device(self.config.engine.device)
         teacher = copy.deepcopy(self.teacher).to(place).eval()
         images = next(iter(self.train.batches(0))).images
+        if self.discriminator is not None:
+            images = self.input.example(len(images), device=place)
         return agreement(Inference(teacher, precision=self.config.engine.teacher_precision), images)
 
     def rehearse(self) -> list[BranchPlan]:
@@ -118,8 +131,8 @@ class Experiment:
     def _copied(self) -> Experiment:
         """The same on copies of the models, which may be trained."""
         parts = (self.teacher, self.students, self.discriminator)
-        teacher, students, judge = copy.deepcopy(parts)
-        return replace(self, teacher=teacher, students=students, discriminator=judge)
+        teacher, students, critic = copy.deepcopy(parts)
+        return replace(self, teacher=teacher, students=students, discriminator=critic)
 
 
 def resolve(config: Config) -> Config:
@@ -157,9 +170,10 @@ def experiment(config: Config) -> Experiment:
     """All objects of a resolved config; whatever can be wrong with it is found here, before any training."""
     method_options(config)
     config, found = data(config)
+    config = with_blocks(config, found)
     torch.manual_seed(config.seed)
     teacher, students = models(config, found)
-    judge = discriminator(config, found)
+    critic = discriminator(config, found)
     check_models(config, found, teacher, students)
     train = found.loader("train")
     assert train is not None
@@ -168,9 +182,9 @@ def experiment(config: Config) -> Experiment:
         data=found,
         teacher=teacher,
         students=students,
-        discriminator=judge,
+        discriminator=critic,
         train=train,
-        val=None if judge is not None else found.loader("val"),  # a generator has no accuracy
+        val=None if critic is not None else found.loader("val"),  # a generator has no accuracy
         test=found.test,
     )
 

@@ -10,21 +10,35 @@ from typing import Any
 from torch import nn
 
 from litfast.config import Config, coerce
-from litfast.methods import METHODS, scratch
+from litfast.methods import METHODS, adversarial, scratch
 from litfast.models.sectioned import SectionedModel
 from litfast.phase import Phase, Schedule
 from litfast.registry import unknown
 
 # options of methods that no recipe gives under [method]
-COMPOSED = ("name", "student_init", "observer", "copy_sections")
+COMPOSED = ("name", "student_init", "observer", "copy_sections", "domains")
 
 
 def teacher_phases(
-    config: Config, teacher: SectionedModel, discriminator: nn.Module | None
+    config: Config, teacher: SectionedModel, discriminator: nn.Module | None, domains: int
 ) -> Iterator[Phase]:
     """The teacher's own training, in phase "teacher"; nothing where it has weights."""
-    if config.teacher is not None and config.teacher.train is not None:
-        yield from scratch(teacher, train=config.teacher.train, name="teacher")
+    if config.teacher is None or config.teacher.train is None:
+        return
+    train = config.teacher.train
+    if discriminator is None:
+        yield from scratch(teacher, train=train, name="teacher")
+    else:
+        known = inspect.signature(adversarial).parameters
+        options = {key: value for key, value in config.method.options.items() if key in known}
+        yield from adversarial(
+            teacher, discriminator, train=train, domains=domains, name="teacher", **options
+        )
+
+
+def trains_generator(config: Config) -> bool:
+    """Whether the method trains a generator against a discriminator."""
+    return "discriminator" in inspect.signature(METHODS[config.method.name]).parameters
 
 
 def method_options(config: Config) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from typing import Any
 from torch import nn
 
 from litfast.build.data import Data
+from litfast.build.method import trains_generator
 from litfast.config import Config, StudentConfig, TeacherConfig
-from litfast.methods import METHODS
-from litfast.models import MODELS, create
-from litfast.models.pairing import check_pair
+from litfast.methods import METHODS, check_chain, check_labels
+from litfast.models import GENERATORS, MODELS, Input, create
 from litfast.models.sectioned import SectionedModel
+from litfast.models.stargan import Discriminator, check_size
 from litfast.models.weights import load_weights
+from litfast.registry import unknown
 
 
 def models(config: Config, data: Data) -> tuple[SectionedModel | None, tuple[SectionedModel, ...]]:
@@ -27,6 +29,26 @@ def models(config: Config, data: Data) -> tuple[SectionedModel | None, tuple[Sec
     if config.student.weights is not None:
         load_weights(students[-1], config.student.weights)
     return teacher, students
+
+
+def with_blocks(config: Config, data: Data) -> Config:
+    """The config with student.blocks settled where only some sections are compressed."""
+    said = config.student
+    if not said.sections:
+        return config
+    if config.teacher is None:
+        raise ValueError(
+            f"recipe: student.sections must be left out without a teacher, got {said.sections!r}"
+        )
+    taught, learned = model(config.teacher, data), model(said, data)
+    for name in said.sections:
+        if name not in learned.names:
+            raise ValueError(f"recipe: {unknown('student.sections', name, learned.names)}")
+    blocks = tuple(
+        len(list((learned if name in said.sections else taught).model.get_submodule(name).children()))
+        for name in learned.names
+    )
+    return replace(config, student=replace(said, blocks=blocks))
 
 
 def links(config: Config) -> list[StudentConfig]:
@@ -63,17 +85,44 @@ def model(said: TeacherConfig | StudentConfig, data: Data) -> SectionedModel:
 
 
 def discriminator(config: Config, data: Data) -> nn.Module | None:
-    """What judges a generator; None for a method that trains none."""
-    return None
+    """What generators train against; None for a method that trains none."""
+    if not trains_generator(config):
+        return None
+    channels, height, width = data.input.shape
+    said = config.discriminator
+    critic = Discriminator(len(data.classes), image_size=(height, width), channels=channels, width=said.width)
+    if said.weights is not None:
+        load_weights(critic, said.weights)
+    elif config.teacher is not None and config.teacher.weights is not None:
+        raise ValueError(
+            "recipe: discriminator.weights must be those that teacher.weights trained against "
+            "(discriminator.safetensors of that run), got none"
+        )
+    return critic
 
 
 def check_models(
     config: Config, data: Data, teacher: SectionedModel | None, students: tuple[SectionedModel, ...]
 ) -> None:
-    """Refuse what does not fit: neighbours of a LIT chain are a pair."""
-    if data.attributes:
+    """Refuse what does not fit: models of another kind than the method's, a LIT chain that is none."""
+    named = [said.model for said in (config.teacher, *links(config)) if said is not None]
+    strange = [name for name in named if (name in GENERATORS) != trains_generator(config)]
+    if strange:
+        kind = "a generator" if trains_generator(config) else "a classifier"
+        raise ValueError(f"recipe: method {config.method.name!r} must have {kind}, got {strange[0]!r}")
+    if trains_generator(config):
+        for split in ("train", "test"):
+            check_labels(data.splits[split].labels, len(data.classes))
+    elif data.attributes:
         raise ValueError(f"data: labels of {data.name} must be one class an image, got several attributes")
-    if teacher is None or "student_init" not in inspect.signature(METHODS[config.method.name]).parameters:
-        return
-    for taught, learned in zip((teacher, *students), students, strict=False):
-        check_pair(taught, learned, data.input.example(2))
+    if teacher is not None and "student_init" in inspect.signature(METHODS[config.method.name]).parameters:
+        check_chain(teacher, students, model_input(config, data).example(2))
+
+
+def model_input(config: Config, data: Data) -> Input:
+    """One sample as the models read it: of a generator an image and its domain's planes."""
+    if not trains_generator(config):
+        return data.input
+    channels, height, width = data.input.shape
+    check_size(height, width)
+    return Input((channels + len(data.classes), height, width))

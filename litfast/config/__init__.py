@@ -10,7 +10,9 @@ from litfast.config.reading import read as read
 from litfast.config.reading import recipes as recipes
 from litfast.config.tables import Config as Config
 from litfast.config.tables import DataConfig as DataConfig
+from litfast.config.tables import DiscriminatorConfig as DiscriminatorConfig
 from litfast.config.tables import EngineConfig as EngineConfig
 from litfast.config.tables import MethodConfig as MethodConfig
+from litfast.config.tables import ScoresConfig as ScoresConfig
 from litfast.config.tables import StudentConfig as StudentConfig
 from litfast.config.tables import TeacherConfig as TeacherConfig

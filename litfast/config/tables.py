@@ -95,6 +95,28 @@ class StudentConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DiscriminatorConfig:
+    """What generators train against: channels of its first convolution; `weights` of an earlier run's."""
+
+    width: int = 64
+    weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoresConfig:
+    """How generators are judged at the end of a run.
+
+    `extractor` is the Inception file `inception-2015-12-05.pt`, or the `classifier.safetensors` of an earlier
+    run on the same images; none: a ResNet-20 is trained on the run's images for `epochs`. `images` of the
+    test split are translated (none: all).
+    """
+
+    extractor: str | None = None
+    epochs: int = 8
+    images: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MethodConfig:
     """The method's name and its own options, checked against its signature by `build`."""
 
@@ -144,7 +166,9 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     teacher: TeacherConfig | None = None
     student: StudentConfig
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
+    scores: ScoresConfig = field(default_factory=ScoresConfig)
     phases: dict[str, Schedule] = field(default_factory=dict)
     engine: EngineConfig = field(default_factory=EngineConfig)
 

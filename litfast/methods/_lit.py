@@ -12,7 +12,7 @@ from litfast.data.loader import Batch
 from litfast.methods._kd import Seen, distill_phase, watch
 from litfast.methods._paths import Paths
 from litfast.models.inference import Observer
-from litfast.models.pairing import copy_blocks, copy_ends
+from litfast.models.pairing import copy_blocks, copy_ends, copy_sections
 from litfast.models.sectioned import SectionedModel
 from litfast.ops import ir_loss, lit_loss
 from litfast.phase import Branch, Losses, Phase, Schedule
@@ -34,6 +34,7 @@ def lit(
     label_smoothing: float = 0.0,
     student_init: str = "random",
     train_sections: Sequence[str] | None = None,
+    copy_sections: Sequence[str] = (),
     ir_input: str = "teacher",
     noise: float = 0.0,
     bn_stats: str = "both",
@@ -62,7 +63,10 @@ def lit(
         loss_scale: factor on the whole loss of both phases (the released CIFAR code: 1/2).
         penalty: l2 | l1 | smooth_l1 between section outputs; `weights`: one factor a trained section.
         student_init: "random" (the paper's), or "teacher": evenly spaced blocks of each teacher section.
-        train_sections: names of the sections to train; the others keep their start.
+        train_sections: names of the sections to train; the others keep their start. None: all but those of
+            `copy_sections`.
+        copy_sections: names of sections as deep as the teacher's, which are copied and kept: only the others
+            are compressed.
         ir_input: "teacher", or "student" (the paper's ablation: each section is fed the student's own IR).
         noise: standard deviation of Gaussian noise on the sections' IR input.
         bn_stats: which path moves batch-norm statistics: "both" (own first, then teacher-IR), "ir", "own".
@@ -77,12 +81,14 @@ def lit(
     """
     _one_of("lit", "unfreeze", unfreeze, ("sections", "all"))
     observer = observer or teacher
+    others = [name for name in student.names if name not in copy_sections]
     first = sections_phase(
         "lit",
         teacher,
         student,
         sections,
-        names=tuple(student.names if train_sections is None else train_sections),
+        names=tuple(others if train_sections is None else train_sections),
+        copied=tuple(copy_sections),
         kd={"alpha": alpha, "beta": beta, "tau": tau, "soft": soft, "label_smoothing": label_smoothing},
         penalty=penalty,
         weights=weights,
@@ -122,21 +128,28 @@ def sections_phase(
     weights: Sequence[float] | None = None,
     loss_scale: float = 1.0,
     student_init: str = "random",
+    copied: tuple[str, ...] = (),
     ir_input: str = "teacher",
     noise: float = 0.0,
     bn_stats: str = "both",
 ) -> Phase:
     """LIT's first phase for the method `who`, the student's start copied from the teacher.
 
-    Options are as in `lit`: `names` are its train_sections, `kd` its options of the KD term.
+    Options are as in `lit`: `names` are its train_sections, `copied` its copy_sections, `kd` its options of
+    the KD term.
     """
     _one_of(who, "student_init", student_init, ("random", "teacher"))
     _one_of(who, "ir_input", ir_input, ("teacher", "student"))
     _one_of(who, "bn_stats", bn_stats, ("both", "ir", "own"))
     _check_options(who, names, student.names, weights, noise, ir_input)
+    for name in copied:
+        if name not in student.names or name in names:
+            others = [known for known in student.names if known not in names]
+            raise ValueError(f"{who}: {unknown('copy_sections', name, others)}")
     copy_ends(teacher, student)
     if student_init == "teacher":
         copy_blocks(teacher, student)
+    copy_sections(teacher, student, copied)
     step = _SectionStep(
         observer=observer,
         student=student,

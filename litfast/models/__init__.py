@@ -95,4 +95,5 @@ VDCNN_BLOCKS = {9: (1, 1, 1, 1), 17: (2, 2, 2, 2), 29: (5, 5, 2, 2), 49: (8, 8, 
 
 MODELS.update({f"resnet{6 * n + 2}": partial(_resnet, n) for n in (1, 2, 3, 5, 7, 9, 18)})
 MODELS.update({f"vdcnn{layers}": partial(_vdcnn, blocks) for layers, blocks in VDCNN_BLOCKS.items()})
-MODELS.update({f"stargan{count}": partial(_stargan, count) for count in (6, 4, 2, 1)})
+GENERATORS = {f"stargan{count}": partial(_stargan, count) for count in (6, 4, 2, 1)}
+MODELS.update(GENERATORS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,23 @@ def copy_ends(teacher: SectionedModel, student: SectionedModel) -> None:
         source = {key: teacher_state[key] for key in taught.state_keys}
         goal = {key: student_state[key] for key in learned.state_keys}
         _copy(source, goal, f"copy_ends: student {name}", "give both models the same stem and head")
+
+
+def copy_sections(teacher: SectionedModel, student: SectionedModel, names: Sequence[str]) -> None:
+    """Copy whole sections, weights and buffers, from teacher to student, bit for bit.
+
+    Args:
+        names: of the student's sections; each has the keys and shapes of the teacher's at its place.
+
+    Raises:
+        ValueError: the sections have different keys or shapes.
+    """
+    for taught_name, name in zip(teacher.names, student.names, strict=True):
+        if name in names:
+            source = teacher.model.get_submodule(taught_name).state_dict()
+            goal = student.model.get_submodule(name).state_dict()
+            who = f"copy_sections: student section {name!r}"
+            _copy(source, goal, who, "give it as many blocks as the teacher's")
 
 
 def copy_blocks(teacher: SectionedModel, student: SectionedModel) -> dict[str, list[int]]:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from litfast.models.sectioned import SectionedModel
 
 SHOWN = 3  # keys of each sort that an error spells out
 
 
-def load_weights(model: SectionedModel, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a checkpoint's weights and buffers into `model`, bit for bit.
 
     A torch file is read with weights_only=True, so it cannot run code; the levels `state_dict` and `model`
@@ -31,7 +31,8 @@ def load_weights(model: SectionedModel, path: str | Path) -> None:
     # files older than torch 0.4.1 lack this counter, which no batch norm with a momentum reads
     counters = {key: value for key, value in expected.items() if key.endswith("num_batches_tracked")}
     weights = {**counters, **_plain(_read(path), path)}
-    _check(weights, expected, model.head.state_keys, path)
+    head = model.head.state_keys if isinstance(model, SectionedModel) else ()
+    _check(weights, expected, head, path)
     model.load_state_dict(weights)
 
 
