@@ -52,6 +52,14 @@ def test_the_recipes_that_the_readme_names_are_shipped() -> None:
     assert {"digits", *resnets} <= set(config.recipes())
 
 
+@pytest.mark.parametrize(("data", "student"), [("cifar10", "resnext20"), ("cifar100", "resnext32")])
+def test_the_papers_resnext_recipes_are_shipped(data: str, student: str) -> None:
+    recipe = load(f"{data}_resnext110_{student}")
+    assert recipe.teacher is not None
+    named = (recipe.data.name, recipe.teacher.model, recipe.student.model)
+    assert named == (data, "resnext110", student)
+
+
 def test_a_recipe_becomes_typed_values(recipe: str) -> None:
     ours = load(recipe)
     assert ours.phases["sections"] == Schedule(epochs=3, lr=0.1, schedule="steps", milestones=(1, 2))

@@ -18,6 +18,7 @@ from litfast.models.pairing import check_pair as check_pair
 from litfast.models.pairing import copy_blocks as copy_blocks
 from litfast.models.pairing import copy_ends as copy_ends
 from litfast.models.resnet_cifar import ResNetCIFAR as ResNetCIFAR
+from litfast.models.resnext_cifar import resnext_cifar as resnext_cifar
 from litfast.models.sectioned import SectionedModel as SectionedModel
 from litfast.models.sectioned import sectioned as sectioned
 from litfast.models.stargan import Discriminator as Discriminator
@@ -77,6 +78,22 @@ def _resnet(
     return model, ("layer1", "layer2", "layer3")
 
 
+def _resnext(
+    per_section: int,
+    *,
+    classes: int,
+    channels: int,
+    blocks: Sequence[int] | None,
+    cardinality: int = 8,
+    width: int = 32,
+    option: str = "A",
+) -> tuple[nn.Module, tuple[str, ...]]:
+    counts = [per_section] * 3 if blocks is None else blocks
+    own = dict(cardinality=cardinality, width=width)
+    model = resnext_cifar(counts, classes=classes, channels=channels, option=option, **own)
+    return model, ("layer1", "layer2", "layer3")
+
+
 def _vdcnn(
     per_section: Sequence[int], *, classes: int, blocks: Sequence[int] | None, alphabet: int = 69
 ) -> tuple[nn.Module, tuple[str, ...]]:
@@ -94,6 +111,7 @@ def _stargan(
 VDCNN_BLOCKS = {9: (1, 1, 1, 1), 17: (2, 2, 2, 2), 29: (5, 5, 2, 2), 49: (8, 8, 5, 3)}
 
 MODELS.update({f"resnet{6 * n + 2}": partial(_resnet, n) for n in (1, 2, 3, 5, 7, 9, 18)})
+MODELS.update({f"resnext{6 * n + 2}": partial(_resnext, n) for n in (3, 5, 7, 9, 18)})
 MODELS.update({f"vdcnn{layers}": partial(_vdcnn, blocks) for layers, blocks in VDCNN_BLOCKS.items()})
 GENERATORS = {f"stargan{count}": partial(_stargan, count) for count in (6, 4, 2, 1)}
 MODELS.update(GENERATORS)

@@ -93,10 +93,8 @@ class Inference:
         names = ("stem", *teacher.names, "head")
         plain = []
         for name, part in zip(names, self._parts, strict=True):
-            out, program = (
-                part.plain(x),
-                fused(part.plain, x, dtype),
-            )  # a refused input: the model's own words
+            out = part.plain(x)  # first: what the model refuses, it refuses in its own words
+            program = fused(part.plain, x, dtype)
             fits = program is not None and _error(program(x), out) <= torch.finfo(dtype).eps ** 0.5
             part.runs = program if fits else part.plain
             if not fits:

@@ -14,16 +14,16 @@ SHOWN = 3  # differing keys that an error spells out
 
 
 @torch.no_grad()
-def check_pair(teacher: SectionedModel, student: SectionedModel, images: Tensor) -> None:
-    """Run both on one batch and compare the stem output, every section output and the number of classes.
+def check_pair(teacher: SectionedModel, student: SectionedModel, inputs: Tensor) -> None:
+    """Run both on one batch and compare the shapes of the stem output, every section output and the output.
 
     Both run in eval mode, so no batch-norm statistic moves; the modes are restored.
 
     Args:
-        images: a batch in the models' dtype and on their device, [B, C, H, W]; one image is enough.
+        inputs: a batch of what the models read, [B, ...], on their device; one sample is enough.
 
     Raises:
-        ValueError: the numbers of sections, an IR's shape or the classes disagree.
+        ValueError: the numbers of sections, an IR's shape, the classes or the output images disagree.
     """
     if len(teacher.names) != len(student.names):
         raise ValueError(
@@ -31,8 +31,8 @@ def check_pair(teacher: SectionedModel, student: SectionedModel, images: Tensor)
             f"got {len(student.names)} ({', '.join(student.names)}); name as many submodules in sectioned()"
         )
     with evaluating(teacher, student):
-        taught, teacher_logits = teacher.observe(images)
-        learned, student_logits = student.observe(images)
+        taught, teacher_out = teacher.observe(inputs)
+        learned, student_out = student.observe(inputs)
     places = ["stem", *(f"section {name!r}" for name in student.names)]
     for place, ir, goal in zip(places, learned, taught, strict=True):
         if ir.shape != goal.shape:
@@ -40,11 +40,17 @@ def check_pair(teacher: SectionedModel, student: SectionedModel, images: Tensor)
                 f"check_pair: student {place} must match the teacher's output {list(goal.shape)}, "
                 f"got {list(ir.shape)}; add an adapter or choose equal widths"
             )
-    if student_logits.shape[-1] != teacher_logits.shape[-1]:
+    if student_out.shape == teacher_out.shape:
+        return
+    if student_out.dim() == teacher_out.dim() == 2:
         raise ValueError(
-            f"check_pair: student must have the teacher's {teacher_logits.shape[-1]} classes, "
-            f"got {student_logits.shape[-1]}; create both with the same classes"
+            f"check_pair: student must have the teacher's {teacher_out.shape[1]} classes, "
+            f"got {student_out.shape[1]}; create both with the same classes"
         )
+    raise ValueError(
+        f"check_pair: student output must match the teacher's {list(teacher_out.shape)}, "
+        f"got {list(student_out.shape)}; create both with the same channels"
+    )
 
 
 def copy_ends(teacher: SectionedModel, student: SectionedModel) -> None:
@@ -82,7 +88,8 @@ def copy_blocks(teacher: SectionedModel, student: SectionedModel) -> dict[str, l
     """Copy evenly spaced blocks of each teacher section into the student's: LIT's start from the teacher.
 
     The blocks are the children of a section's nn.Sequential. Of T teacher blocks the student's S get those
-    at round(linspace(0, T - 1, S)): the first, strided one stays first, and 9 -> 3 takes 0, 4, 8.
+    at round(linspace(0, T - 1, S)): the first, which may change the width, stays first, and 9 -> 3 takes
+    0, 4, 8.
 
     Returns:
         The teacher block behind each student block, by the student's section name.

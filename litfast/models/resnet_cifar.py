@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-WIDTHS = (16, 32, 64)
 
 
 class PadShortcut(nn.Module):
@@ -23,13 +22,16 @@ class PadShortcut(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))."""
+    """Two 3x3 convolutions, the second in groups, and a shortcut.
 
-    def __init__(self, channels_in: int, channels: int, *, stride: int, option: str) -> None:
+    relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))
+    """
+
+    def __init__(self, channels_in: int, channels: int, *, stride: int, option: str, groups: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = _shortcut(channels_in, channels, stride, option)
 
@@ -50,24 +52,36 @@ class ResNetCIFAR(nn.Module):
         classes: width of the output, K.
         channels: channels of the input, 1 or 3.
         option: shortcut where the width changes: "A" pads with zeros, "B" is a 1x1 convolution.
+        width: channels of the stem and the first section; each further section doubles them.
+        cardinality: groups of each block's second convolution; `resnext_cifar` takes more than one.
 
     Raises:
-        ValueError: a count below 1, or an option or channel count that is not offered.
+        ValueError: a count below 1, an option or channel count that is not offered, a width that is no
+            multiple of the cardinality.
 
     Source: He et al., Deep Residual Learning (2016), section 4.2; option A is the paper's choice.
     """
 
     def __init__(
-        self, blocks: Sequence[int], *, classes: int = 10, channels: int = 3, option: str = "A"
+        self,
+        blocks: Sequence[int],
+        *,
+        classes: int = 10,
+        channels: int = 3,
+        option: str = "A",
+        width: int = 16,
+        cardinality: int = 1,
     ) -> None:
         super().__init__()
         _check(blocks, classes, channels, option)
-        self.conv1 = nn.Conv2d(channels, WIDTHS[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        self.layer1 = _section(WIDTHS[0], WIDTHS[0], blocks[0], stride=1, option=option)
-        self.layer2 = _section(WIDTHS[0], WIDTHS[1], blocks[1], stride=2, option=option)
-        self.layer3 = _section(WIDTHS[1], WIDTHS[2], blocks[2], stride=2, option=option)
-        self.linear = nn.Linear(WIDTHS[2], classes)
+        _check_groups(width, cardinality)
+        block = partial(BasicBlock, option=option, groups=cardinality)
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _section(block, width, width, blocks[0], stride=1)
+        self.layer2 = _section(block, width, 2 * width, blocks[1], stride=2)
+        self.layer3 = _section(block, 2 * width, 4 * width, blocks[2], stride=2)
+        self.linear = nn.Linear(4 * width, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -79,10 +93,11 @@ class ResNetCIFAR(nn.Module):
         return logits
 
 
-def _section(channels_in: int, channels: int, blocks: int, *, stride: int, option: str) -> nn.Sequential:
-    first = BasicBlock(channels_in, channels, stride=stride, option=option)
-    rest = (BasicBlock(channels, channels, stride=1, option=option) for _ in range(blocks - 1))
-    return nn.Sequential(first, *rest)
+def _section(
+    block: Callable[..., nn.Module], channels_in: int, channels: int, blocks: int, *, stride: int
+) -> nn.Sequential:
+    first = block(channels_in, channels, stride=stride)
+    return nn.Sequential(first, *(block(channels, channels, stride=1) for _ in range(blocks - 1)))
 
 
 def _shortcut(channels_in: int, channels: int, stride: int, option: str) -> nn.Module:
@@ -103,3 +118,10 @@ def _check(blocks: Sequence[int], classes: int, channels: int, option: str) -> N
         raise ValueError(f"ResNetCIFAR: channels must be 1 or 3, got {channels}")
     if option not in ("A", "B"):
         raise ValueError(f"ResNetCIFAR: option must be 'A' or 'B', got {option!r}")
+
+
+def _check_groups(width: int, cardinality: int) -> None:
+    if cardinality < 1 or width < 1 or width % cardinality:
+        raise ValueError(
+            f"ResNetCIFAR: width must be a multiple of the cardinality, got {width} and {cardinality}"
+        )

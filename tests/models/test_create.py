@@ -15,6 +15,7 @@ def test_every_name_makes_a_sectioned_model() -> None:
     assert all(isinstance(model, SectionedModel) for model in models.values())
     assert {name: model.names for name, model in models.items()} == {
         **{f"resnet{n}": layers for n in (8, 14, 20, 32, 44, 56, 110)},
+        **{f"resnext{n}": layers for n in (20, 32, 44, 56, 110)},
         **{f"vdcnn{n}": ("section1", "section2", "section3", "section4") for n in (9, 17, 29, 49)},
         **{f"stargan{n}": ("bottleneck",) for n in (6, 4, 2, 1)},
     }

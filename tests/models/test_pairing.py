@@ -61,6 +61,22 @@ def test_another_number_of_classes_is_refused() -> None:
         check_pair(create("resnet14", classes=100), create("resnet8"), IMAGE)
 
 
+def test_another_number_of_classes_of_texts_is_refused() -> None:
+    ids = torch.zeros(1, 64, dtype=torch.int64)
+    with pytest.raises(ValueError, match="student must have the teacher's 5 classes, got 2"):
+        check_pair(create("vdcnn9", classes=5), create("vdcnn9", classes=2), ids)
+
+
+def test_images_of_another_shape_are_refused_in_their_own_words() -> None:
+    teacher, student = (create("stargan1", channels=c, classes=5 - c, width=4) for c in (3, 1))
+    message = (
+        r"check_pair: student output must match the teacher's \[1, 3, 8, 8\], got \[1, 1, 8, 8\]; "
+        "create both with the same channels"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_pair(teacher, student, torch.zeros(1, 5, 8, 8))
+
+
 def test_copied_ends_are_bit_equal_and_the_sections_are_untouched() -> None:
     torch.manual_seed(0)
     teacher, student = create("resnet14"), create("resnet8")
