@@ -52,10 +52,11 @@ def forget(mode: str) -> None:
 def tolerance(precision: str, device: torch.device) -> float:
     """How far outputs may lie from the eager fp32 ones, as a share of their largest magnitude.
 
-    Measured on CIFAR ResNets: 3e-7 in fp32, up to 1e-2 in bf16. CUDA convolutions may use TF32 in fp32.
+    Measured with fresh weights in bf16: CIFAR ResNets up to 1e-2, VDCNN and StarGAN's generator, whose outputs
+    are small sums of large terms, up to 5e-2; in fp32 3e-7. CUDA convolutions may use TF32 in fp32.
     """
     if precision == "bf16":
-        return 5e-2
+        return 1e-1
     return 5e-3 if device.type == "cuda" else 1e-3
 
 
