@@ -49,14 +49,16 @@ def forget(mode: str) -> None:
         torch.compiler.reset()
 
 
+COARSE = 0.25  # an output so far off is wrong, whatever the precision
+
+
 def tolerance(precision: str, device: torch.device) -> float:
     """How far outputs may lie from the eager fp32 ones, as a share of their largest magnitude.
 
-    Measured with fresh weights in bf16: CIFAR ResNets up to 1e-2, VDCNN and StarGAN's generator, whose outputs
-    are small sums of large terms, up to 5e-2; in fp32 3e-7. CUDA convolutions may use TF32 in fp32.
+    Measured on CIFAR ResNets: 3e-7 in fp32, up to 1e-2 in bf16. CUDA convolutions may use TF32 in fp32.
     """
     if precision == "bf16":
-        return 1e-1
+        return 5e-2
     return 5e-3 if device.type == "cuda" else 1e-3
 
 
