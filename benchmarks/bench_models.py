@@ -43,7 +43,7 @@ def test_latency(
     benchmark: BenchmarkFixture = request.getfixturevalue("benchmark")  # unused, it would complain
     benchmark.group = f"{mode} {precision} batch {batch}"
     benchmark.extra_info.update(contender=contender, samples=batch)
-    benchmark.extra_info.update(error=ready.error, tolerance=modes.tolerance(precision, samples.device))
+    benchmark.extra_info.update(error=ready.error, tolerance=ready.tolerance)
     with torch.inference_mode():
         benchmark(call, ready)
 

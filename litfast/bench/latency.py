@@ -144,7 +144,7 @@ def _row(lane: Lane, mode: str, precision: str, batch: int) -> Row:
         rounds=len(lane.rounds),
         gate=lane.gate,
         error=lane.error,
-        tolerance=running.tolerance(precision, lane.samples.device),
+        tolerance=lane.tolerance,
         peak_memory_bytes=lane.peak_bytes,
         reason=lane.reason,
         round_ms=tuple(1000 * percentile(timing, 50) for timing in lane.rounds),

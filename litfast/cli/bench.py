@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from torch import nn
 
 from litfast import build, config
 from litfast.bench import compare, picture, record, report
 from litfast.cli import _console
 from litfast.engine.rundir import RunDirectory
-from litfast.models import Input, create
+from litfast.models import VDCNN, Generator, Input, create
 from litfast.models.sectioned import SectionedModel
 from litfast.models.weights import load_weights
+
+IMAGE = "3x32x32"  # CIFAR's
+LENGTH = 1014  # VDCNN's and LIT's
 
 
 @_console.command
@@ -23,7 +28,12 @@ def bench(
     run: Annotated[Path | None, typer.Argument(help="A run folder; or name --teacher and --student.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Model name, e.g. resnet56.")] = None,
     student: Annotated[str | None, typer.Option(help="Model name, e.g. resnet20.")] = None,
-    image: Annotated[str, typer.Option(help="Image shape CxHxW, with --teacher and --student.")] = "3x32x32",
+    image: Annotated[
+        str | None, typer.Option(help=f"Shape CxHxW of an image that named models read. Default: {IMAGE}.")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(help=f"Characters of a text that named models read. Default: {LENGTH}.")
+    ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, comma separated.")] = "1,128",
     mode: Annotated[str, typer.Option(help="Modes, comma separated: eager, compile.")] = "eager,compile",
     precision: Annotated[str, typer.Option(help="fp32, bf16, comma separated.")] = "fp32,bf16",
@@ -44,22 +54,24 @@ def bench(
         litfast bench runs/digits-1
 
         litfast bench --teacher resnet56 --student resnet20 --batch 1,32,128 --mode eager
+
+        litfast bench --teacher vdcnn29 --student vdcnn9 --length 1014
     """
     with _console.usage():
         if (run is None) == (teacher is None or student is None):
             raise ValueError(
                 "bench: either a run folder or --teacher and --student must be given, got both or none"
             )
+        if run is not None and (image, length) != (None, None):
+            raise ValueError("bench: --image and --length must come with --teacher and --student, got a run")
         batches = _numbers("--batch", batch, ",")
-        shape = _numbers("--image", image, "x")
-        if len(shape) != 3:
+        if len(_numbers("--image", image or IMAGE, "x")) != 3:
             raise ValueError(f"bench: --image must be CxHxW, got {image!r}")
     if run is not None:
         models, reads, known = _of_run(RunDirectory.open(run))
     else:
-        created = [create(str(name), channels=shape[0]) for name in (teacher, student)]
-        models, known = dict(zip(_names(str(teacher), str(student)), created, strict=True)), {}
-        reads = Input(tuple(shape))
+        models, reads = _of_names(str(teacher), str(student), image, length)
+        known = {}
     place = build.device(device)
     document = compare(
         {name: model.to(place) for name, model in models.items()},
@@ -111,8 +123,36 @@ def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], Input, dict[s
     return built, data.input, known
 
 
-def _names(teacher: str, student: str) -> tuple[str, str]:
-    return (teacher, student) if teacher != student else (f"{teacher} (teacher)", f"{student} (student)")
+def _of_names(
+    teacher: str, student: str, image: str | None, length: int | None
+) -> tuple[dict[str, SectionedModel], Input]:
+    """Two models with fresh weights, and what both read."""
+    shape = _numbers("--image", image or IMAGE, "x")
+    models = [create(name, channels=shape[0]) for name in (teacher, student)]
+    reads = [_input(model.model, shape, length or LENGTH) for model in models]
+    if reads[0] != reads[1]:
+        raise ValueError(f"bench: student must read the teacher's {_said(reads[0])}, got {_said(reads[1])}")
+    option, given = ("--length", length) if reads[0].alphabet is None else ("--image", image)
+    if given is not None:
+        raise ValueError(f"bench: {option} must be left out with models of {_said(reads[0])}, got {given}")
+    same = teacher == student
+    names = (f"{teacher} (teacher)", f"{student} (student)") if same else (teacher, student)
+    return dict(zip(names, models, strict=True)), reads[0]
+
+
+def _input(model: nn.Module, image: Sequence[int], length: int) -> Input:
+    """What a named model reads: ids of characters, images, or images with the planes of their domains."""
+    match model:
+        case VDCNN():
+            return Input((length,), alphabet=model.embedding.num_embeddings)
+        case Generator():
+            return Input((model.planes, *image[1:]))
+    return Input(tuple(image))
+
+
+def _said(reads: Input) -> str:
+    kind = "images" if reads.alphabet is None else "texts"
+    return f"{kind} {list(reads.shape)}"
 
 
 def _numbers(option: str, text: str, separator: str) -> list[int]:

@@ -16,7 +16,7 @@ from litfast.bench import lane as lanes
 from litfast.bench import latency, measure, modes
 from litfast.models import Input
 
-from .conftest import Spy, convnet, texts
+from .conftest import Spy, convnet
 
 INPUT = Input((3, 5, 5))
 # torch.compile imports what torch itself calls deprecated
@@ -166,43 +166,6 @@ def test_models_run_in_eval_and_inference_mode_channels_last_in_their_precision(
     measure({"a": Witness()}, **QUICK | {"precisions": ("bf16",)})
     assert seen[-1] == (False, True, True, torch.bfloat16)
     assert {entry[:2] for entry in seen} == {(False, True)}
-
-
-def test_texts_stay_ids_in_every_precision() -> None:
-    seen: list[tuple[Any, ...]] = []
-
-    class Witness(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.texts = texts()
-
-        def forward(self, ids: Tensor) -> Tensor:
-            seen.append((ids.dtype, tuple(ids.shape), int(ids.max()) < 9, self.texts.conv.weight.dtype))
-            return self.texts(ids)
-
-    cells = {"input": Input((20,), alphabet=9), "precisions": ("fp32", "bf16")}
-    assert all(row.gate for row in measure({"a": Witness()}, **QUICK | cells))
-    assert {entry[:3] for entry in seen} == {(torch.int64, (2, 20), True)}
-    assert seen[-1][3] == torch.bfloat16
-
-
-@pytest.mark.parametrize("shape", [(3, 5, 5), (7, 4), (6,)])
-def test_floats_of_any_shape_are_read_in_the_precision_and_outputs_of_any_shape_are_held_to_the_gate(
-    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[Any, ...]] = []
-
-    class Mapping(nn.Module):
-        def forward(self, samples: Tensor) -> Tensor:
-            seen.append((samples.dtype, tuple(samples.shape)))
-            return samples.tanh()
-
-    monkeypatch.setitem(modes.MODES, "wrong", lambda model: lambda samples: model(samples).flip(-1))
-    cells = {"input": Input(shape), "precisions": ("bf16",), "modes": ("eager", "wrong")}
-    right, wrong = measure({"a": Mapping()}, **QUICK | cells)
-    assert seen[-1] == (torch.bfloat16, (2, *shape))
-    assert right.gate and 0 < right.error < 0.01
-    assert wrong.gate is False
 
 
 def test_threads_and_progress_are_obeyed(contenders: dict[str, nn.Module]) -> None:

@@ -75,6 +75,29 @@ def test_bench_of_two_names_needs_no_run(litfast: Litfast) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "size", "input", "macs"),
+    [
+        (("vdcnn17", "vdcnn9"), ["--length", 64], {"shape": [64], "alphabet": 69}, 30_887_936),
+        (
+            ("stargan2", "stargan1"),
+            ["--image", "3x16x16"],
+            {"shape": [13, 16, 16], "alphabet": None},
+            65_273_856,
+        ),
+    ],
+)
+def test_bench_measures_texts_and_generators(
+    names: tuple[str, str], size: list[object], input: dict[str, object], macs: int, litfast: Litfast
+) -> None:
+    words = ["--teacher", names[0], "--student", names[1], *size, "--batch", "2", "--mode", "eager"]
+    document = json.loads(litfast("bench", *words, "--seconds", "0.02", "--json").stdout)
+    assert document["input"] == input
+    assert document["models"][1]["macs"] == macs
+    assert all(row["gate"] and row["samples_per_s"] > 0 for row in document["rows"])
+    assert {row["precision"] for row in document["rows"]} == {"fp32", "bf16"}
+
+
+@pytest.mark.parametrize(
     ("words", "code", "line"),
     [
         (["eval"], 2, "either a run folder or --model must be given"),
@@ -88,6 +111,27 @@ def test_bench_of_two_names_needs_no_run(litfast: Litfast) -> None:
         ),
         (["bench", "--teacher", "resnet14", "--student", "resnet9"], 1, "model must be one of"),
         (["bench", "nowhere"], 1, "nowhere must hold a run"),
+        (["bench", "nowhere", "--length", "64"], 2, "--image and --length must come with --teacher and"),
+        (
+            ["bench", "--teacher", "resnet14", "--student", "resnet8", "--image", "32x32"],
+            2,
+            "--image must be CxHxW, got '32x32'",
+        ),
+        (
+            ["bench", "--teacher", "resnet14", "--student", "resnet8", "--length", "64"],
+            1,
+            "--length must be left out with models of images [3, 32, 32], got 64",
+        ),
+        (
+            ["bench", "--teacher", "vdcnn9", "--student", "vdcnn9", "--image", "3x32x32"],
+            1,
+            "--image must be left out with models of texts [1014], got 3x32x32",
+        ),
+        (
+            ["bench", "--teacher", "vdcnn9", "--student", "resnet8"],
+            1,
+            "student must read the teacher's texts [1014], got images [3, 32, 32]",
+        ),
     ],
 )
 def test_bad_words_get_one_clear_line(words: list[str], code: int, line: str, litfast: Litfast) -> None:

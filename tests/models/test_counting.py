@@ -29,6 +29,17 @@ def test_macs_of_a_transposed_convolution_are_those_of_its_inputs() -> None:
     assert macs(nn.ConvTranspose2d(2, 3, 4, stride=2, padding=1), Input((2, 5, 5))) == 2 * 3 * 16 * 25
 
 
+def test_macs_of_a_vdcnn_and_of_a_generator_are_those_that_the_layers_add_up_to() -> None:
+    sections = sum(
+        3 * n * (c * d + d * d) for n, c, d in ((64, 64, 64), (32, 64, 128), (16, 128, 256), (8, 256, 512))
+    )
+    head = 512 * 8 * 2048 + 2048 * 2048 + 2048 * 10
+    assert macs(create("vdcnn9"), Input((64,), alphabet=69)) == 3 * 16 * 64 * 64 + sections + head
+    ends = 64 * 49 * 64 * (13 + 3)  # 7x7 convolutions at 8x8
+    steps = 16 * 16 * 64 * 128 + 4 * 16 * 128 * 256  # 4x4 convolutions to 4x4 and 2x2, and back from there
+    assert macs(create("stargan1"), Input((13, 8, 8))) == ends + 2 * steps + 2 * 4 * 9 * 256 * 256
+
+
 def test_shared_parameters_count_once() -> None:
     layer = nn.Linear(4, 4)
     assert parameters(nn.Sequential(layer, layer)) == 20
