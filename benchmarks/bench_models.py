@@ -10,7 +10,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from litfast.bench import lane, modes
-from litfast.models import create
+from litfast.models import Input, create
 
 # torch.compile imports what torch itself calls deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -33,17 +33,17 @@ def test_latency(
 ) -> None:
     torch.manual_seed(0)
     model = create(contender, classes=10, channels=3)
-    images = torch.randn(batch, 3, 32, 32).to(DEVICE)
+    samples = Input((3, 32, 32)).example(batch, device=DEVICE)
     modes.forget(mode)
-    expected = lane.truth(contender, model, images)
-    ready = lane.build(contender, model, images, expected, mode=mode, precision=precision)
+    expected = lane.truth(contender, model, samples)
+    ready = lane.build(contender, model, samples, expected, mode=mode, precision=precision)
     if ready.gate is None:
         pytest.skip(f"{mode} {precision}: {ready.reason}")
     assert ready.gate, ready.reason
     benchmark: BenchmarkFixture = request.getfixturevalue("benchmark")  # unused, it would complain
     benchmark.group = f"{mode} {precision} batch {batch}"
-    benchmark.extra_info.update(contender=contender, images=batch)
-    benchmark.extra_info.update(error=ready.error, tolerance=modes.tolerance(precision, images.device))
+    benchmark.extra_info.update(contender=contender, samples=batch)
+    benchmark.extra_info.update(error=ready.error, tolerance=modes.tolerance(precision, samples.device))
     with torch.inference_mode():
         benchmark(call, ready)
 
@@ -51,6 +51,6 @@ def test_latency(
 def call(ready: lane.Lane) -> None:
     """One run, on a GPU until it is done."""
     assert ready.runner is not None, "only lanes that passed the gate are timed"
-    ready.runner(ready.images)
+    ready.runner(ready.samples)
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from litfast import methods
 from litfast.bench import memory
 from litfast.bench.interleave import Run, interleave
-from litfast.build import _fast_bf16
+from litfast.build import fast_bf16
 from litfast.data.loader import Batch
 from litfast.engine import modes, trial
 from litfast.engine.step import autocast, prepared
@@ -149,7 +149,7 @@ def test_step(request: pytest.FixtureRequest, case: Case) -> None:
 
 def not_here(case: Case) -> str | None:
     """Why this machine does not measure the case."""
-    if case.precision == "bf16" and not _fast_bf16(str(DEVICE)):
+    if case.precision == "bf16" and not fast_bf16(str(DEVICE)):
         return NO_BF16
     if DEVICE.type == "cpu" and case.size not in ON_CPU:
         return "on a GPU only: minutes on a CPU"
@@ -166,10 +166,10 @@ def measure(request: pytest.FixtureRequest, case: Case, stack: ExitStack) -> Non
     benchmark.group = str(case)
     rows = interleave(benchmark, runs[ours], others, device=DEVICE, seconds=SECONDS)
     median: float = benchmark.stats.stats.median  # type: ignore[union-attr]  # set by pedantic
-    benchmark.extra_info.update(contender=ours, images_per_s=case.batch / median, **facts[ours])
+    benchmark.extra_info.update(contender=ours, samples_per_s=case.batch / median, **facts[ours])
     benchmark.extra_info.update(absent=absent)
     for row in rows:
-        row.update(images_per_s=1000 * case.batch / row["median_ms"], **facts[row["contender"]])
+        row.update(samples_per_s=1000 * case.batch / row["median_ms"], **facts[row["contender"]])
     benchmark.extra_info["against"] = rows
 
 
@@ -204,7 +204,7 @@ def makers(start: Start, case: Case, stack: ExitStack) -> dict[str, Maker | str]
     if case.precision == "bf16":
         found["plain bf16"] = partial(plain, start, case, precision="bf16")
     else:
-        found["plain bf16"] = "in the bf16 case" if _fast_bf16(str(DEVICE)) else NO_BF16
+        found["plain bf16"] = "in the bf16 case" if fast_bf16(str(DEVICE)) else NO_BF16
     found["plain compile"] = partial(plain, start, case, around=compiled)
     if not cuda and case.size != COMPILED_ON_CPU:
         found["plain compile"] = COMPILED_ONCE

@@ -42,7 +42,7 @@ ONLY_IN = {
     "triton": ("ops/triton/",),
     "nvidia": ("data/dali.py", "data/_dali_"),
     "litfast._C": ("ops/_library.py",),
-    "tomllib": ("config.py",),
+    "tomllib": ("config/reading.py",),
     "matplotlib": ("bench/picture.py",),
     "PIL": ("data/contact_sheet.py", "data/decode.py"),
 }

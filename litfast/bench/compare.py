@@ -13,13 +13,13 @@ from torch import nn
 from litfast.bench import machine
 from litfast.bench.latency import Row, measure
 from litfast.bench.stats import speedup
-from litfast.models import counting
+from litfast.models import Input, counting
 
 
 def compare(
     models: Mapping[str, nn.Module],
     *,
-    image_shape: Sequence[int],
+    input: Input,
     batches: Sequence[int] = (1, 128),
     modes: Sequence[str] = ("eager", "compile"),
     precisions: Sequence[str] = ("fp32", "bf16"),
@@ -34,14 +34,14 @@ def compare(
 
     Args:
         models: by the names that the document gives them; the first (the teacher) is the baseline.
-        image_shape, batches, modes, precisions, seconds, device, threads, progress: as for `latency.measure`.
+        input, batches, modes, precisions, seconds, device, threads, progress: as for `latency.measure`.
         accuracies: percent, by name.
         weights_bytes: size of the weights file, by name; without it the bytes of parameters and buffers.
 
     Returns:
         A document that JSON holds:
-        image_shape, device, threads;
-        models: name, depth, parameters, macs (one image), weights_bytes, accuracy (percent or null);
+        input (shape and alphabet, as `models.Input`), device, threads;
+        models: name, depth, parameters, macs (one sample), weights_bytes, accuracy (percent or null);
         rows: the fields of `latency.Row` without its single rounds;
         ratios: the first model over each other one, a cell each: baseline, contender, mode, precision, batch,
         check, speedup, p10, p90, rounds, tie, reason; speedup is null where `reason` says why;
@@ -55,7 +55,7 @@ def compare(
     surroundings = machine.describe()  # before the measurement loads it
     rows = measure(
         models,
-        image_shape=image_shape,
+        input=input,
         batches=batches,
         modes=modes,
         precisions=precisions,
@@ -66,11 +66,11 @@ def compare(
     )
     cells = [list(cell) for _, cell in groupby(rows, key=_check_name)]
     return {
-        "image_shape": list(image_shape),
+        "input": {"shape": list(input.shape), "alphabet": input.alphabet},
         "device": str(device),
         "threads": threads or torch.get_num_threads(),
         "models": [
-            _size(name, model, image_shape)
+            _size(name, model, input)
             | {"accuracy": (accuracies or {}).get(name)}
             | ({"weights_bytes": weights_bytes[name]} if weights_bytes and name in weights_bytes else {})
             for name, model in models.items()
@@ -89,7 +89,7 @@ def compare(
 def quick(
     models: Mapping[str, nn.Module],
     *,
-    image_shape: Sequence[int],
+    input: Input,
     batches: Sequence[int] = (1, 128),
     device: str | torch.device = "cpu",
     accuracies: Mapping[str, float] | None = None,
@@ -98,7 +98,7 @@ def quick(
     """`compare` in a few seconds, for the table at the end of a training: eager, fp32, a short look."""
     return compare(
         models,
-        image_shape=image_shape,
+        input=input,
         batches=batches,
         modes=("eager",),
         precisions=("fp32",),
@@ -109,13 +109,13 @@ def quick(
     )
 
 
-def _size(name: str, model: nn.Module, image_shape: Sequence[int]) -> dict[str, Any]:
+def _size(name: str, model: nn.Module, input: Input) -> dict[str, Any]:
     tensors = model.state_dict().values()
     return {
         "name": name,
         "depth": counting.depth(model),
         "parameters": counting.parameters(model),
-        "macs": counting.macs(model, image_shape),
+        "macs": counting.macs(model, input),
         "weights_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
     }
 

@@ -1,4 +1,4 @@
-"""Latency of several models on the same images, interleaved A B A B, behind a correctness gate."""
+"""Latency of several models on the same samples, interleaved A B A B, behind a correctness gate."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import nn
 from litfast.bench import modes as running
 from litfast.bench.lane import Lane, block, build, calibrate, truth
 from litfast.bench.stats import percentile, summary
+from litfast.models import Input
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
 
@@ -25,8 +26,8 @@ class Row:
     """One contender in one mode, precision and batch size: its times, or the `reason` why there are none.
 
     `gate` says whether its outputs agreed with its own eager fp32 outputs (None: it could not run), `error`
-    how far they lie apart (`modes.deviation`). Percentiles are over single calls; images_per_s is that of the
-    median call; spread is (p90 - p10) / p50. `peak_memory_bytes` is what one call takes beyond what was
+    how far they lie apart (`modes.deviation`). Percentiles are over single calls; samples_per_s is that of
+    the median call; spread is (p90 - p10) / p50. `peak_memory_bytes` is what one call takes beyond what was
     allocated before it (CUDA only). `round_ms` holds the median call of every round.
     """
 
@@ -39,7 +40,7 @@ class Row:
     p99_ms: float | None = None
     mean_ms: float | None = None
     std_ms: float | None = None
-    images_per_s: float | None = None
+    samples_per_s: float | None = None
     spread: float | None = None
     calls: int = 0
     rounds: int = 0
@@ -62,7 +63,7 @@ class Row:
 def measure(
     contenders: Mapping[str, nn.Module],
     *,
-    image_shape: Sequence[int],
+    input: Input,
     batches: Sequence[int] = (1, 128),
     modes: Sequence[str] = ("eager", "compile"),
     precisions: Sequence[str] = ("fp32", "bf16"),
@@ -76,12 +77,13 @@ def measure(
 
     Within a cell each round times every contender once, in the order given, so that a slow spell of the
     machine hits all of them. One timing is as many single calls as fill 5 ms; on CUDA events time the calls.
-    Before that, each contender's outputs must agree with its own eager fp32 outputs on the same images. All
-    run in eval and inference mode, channels-last. A compiled cell drops what this process compiled before.
+    Before that, each contender's outputs must agree with its own eager fp32 outputs on the same samples. All
+    run in eval and inference mode, images channels-last. A compiled cell drops what this process compiled
+    before.
 
     Args:
-        contenders: models by name; each takes one image tensor [B, C, H, W] and returns one tensor.
-        image_shape: [C, H, W].
+        contenders: models by name; each takes one tensor [B, ...] and returns one, of any shape.
+        input: what all of them read; a precision is that of floats, ids stay int64.
         seconds: time to spend on one row; at least 5 rounds are made, however slow the model.
         threads: torch's CPU threads while measuring; None leaves them as they are.
         progress: told the cell about to be measured, one line each.
@@ -90,24 +92,24 @@ def measure(
         One row a batch, mode, precision and contender, in that order: times or a reason in each.
 
     Raises:
-        ValueError, TypeError: an empty, unknown or impossible argument; a contender that refuses the images.
+        ValueError, TypeError: an empty, unknown or impossible argument; a contender that refuses the samples.
     """
     place = torch.device(device)
-    _check_contenders(contenders, image_shape)
+    _check_contenders(contenders, input)
     _check_cells(batches, modes, precisions)
     _check_conditions(seconds, place, threads)
     generator = torch.Generator().manual_seed(seed)
     rows: list[Row] = []
     with _threads(threads):
         for batch in batches:
-            images = torch.randn(batch, *image_shape, generator=generator).to(place)
-            expected = {name: truth(name, model, images) for name, model in contenders.items()}
+            samples = input.example(batch, generator=generator, device=place)
+            expected = {name: truth(name, model, samples) for name, model in contenders.items()}
             for mode, precision in product(modes, precisions):
                 if progress:
                     progress(f"{mode} {precision} batch {batch}")
                 running.forget(mode)
                 lanes = [
-                    build(name, model, images, expected[name], mode=mode, precision=precision)
+                    build(name, model, samples, expected[name], mode=mode, precision=precision)
                     for name, model in contenders.items()
                 ]
                 _interleave([lane for lane in lanes if lane.gate], seconds)
@@ -142,7 +144,7 @@ def _row(lane: Lane, mode: str, precision: str, batch: int) -> Row:
         rounds=len(lane.rounds),
         gate=lane.gate,
         error=lane.error,
-        tolerance=running.tolerance(precision, lane.images.device),
+        tolerance=running.tolerance(precision, lane.samples.device),
         peak_memory_bytes=lane.peak_bytes,
         reason=lane.reason,
         round_ms=tuple(1000 * percentile(timing, 50) for timing in lane.rounds),
@@ -160,16 +162,14 @@ def _threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _check_contenders(contenders: Mapping[str, nn.Module], image_shape: Sequence[int]) -> None:
+def _check_contenders(contenders: Mapping[str, nn.Module], input: Input) -> None:
     if not contenders:
         raise ValueError("measure: contenders must hold at least one model, got none")
     for name, model in contenders.items():
         if not isinstance(model, nn.Module):
             raise TypeError(f"measure: {name} must be an nn.Module, got {type(model).__name__}")
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise ValueError(
-            f"measure: image_shape must be three sizes [C, H, W] from 1, got {list(image_shape)}"
-        )
+    if min(input.shape, default=0) < 1:
+        raise ValueError(f"measure: input.shape must be sizes from 1, got {list(input.shape)}")
 
 
 def _check_cells(batches: Sequence[int], modes: Sequence[str], precisions: Sequence[str]) -> None:

@@ -27,12 +27,20 @@ def prepare(model: nn.Module, mode: str, precision: str, device: torch.device) -
     """A runner over a copy of `model`; the model itself keeps its flags, dtype and layout.
 
     The copy is in eval mode, channels-last, and *converted* to the precision, as a deployed model is, where
-    autocast would cast the weights at every call; on CIFAR ResNets both give the same outputs. The images
-    must be converted likewise.
+    autocast would cast the weights at every call; on CIFAR ResNets both give the same outputs. What it reads
+    must be `converted` likewise.
     """
     copied = copy.deepcopy(model).eval().to(device=device, dtype=PRECISIONS[precision])
     copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
     return MODES[mode](copied)
+
+
+def converted(samples: Tensor, precision: str) -> Tensor:
+    """A batch as `prepare`'s runners read it: floats in the precision, images channels-last, ids as is."""
+    if not samples.is_floating_point():
+        return samples
+    layout = torch.channels_last if samples.ndim == 4 else torch.preserve_format
+    return samples.to(dtype=PRECISIONS[precision], memory_format=layout)
 
 
 def forget(mode: str) -> None:

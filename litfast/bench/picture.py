@@ -145,9 +145,10 @@ def _finish(figure: Figure, first: Axes, document: Document) -> None:
         frameon=False,
         fontsize=9,
     )
-    size = " x ".join(str(size) for size in document["image_shape"])
+    reads = document["input"]
+    size = " x ".join(str(size) for size in reads["shape"]) + ("" if reads["alphabet"] is None else " ids")
     figure.supxlabel(
-        f"images {size}; {conditions(document)}", fontsize=8.5, color="#555555", x=0.01, ha="left"
+        f"input {size}; {conditions(document)}", fontsize=8.5, color="#555555", x=0.01, ha="left"
     )
 
 

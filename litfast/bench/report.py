@@ -38,7 +38,7 @@ def summary(document: Document) -> Table:
     for key, label, text in (
         ("depth", "depth", _count),
         ("parameters", "parameters", _count),
-        ("macs", "MACs an image", _millions),
+        ("macs", "MACs a sample", _millions),
         ("weights_bytes", "weights", _size),
     ):
         values = [model[key] for model in models]
@@ -56,7 +56,7 @@ def latencies(document: Document) -> Table:
     table = Table(title="Latency, ms")
     for column in ("batch", "mode", "precision", "model"):
         table.add_column(column, no_wrap=True)
-    for column in ("p50", "p90", "p99", "images/s", "speed-up (p10 to p90)"):
+    for column in ("p50", "p90", "p99", "samples/s", "speed-up (p10 to p90)"):
         table.add_column(column, justify="right", no_wrap=True)
     before = None
     for row in document["rows"]:
@@ -65,7 +65,7 @@ def latencies(document: Document) -> Table:
             table.add_section()
         head = ("", "", "") if cell == before else (str(row["batch"]), row["mode"], row["precision"])
         times = [milliseconds(row[key]) for key in ("p50_ms", "p90_ms", "p99_ms")]
-        rate = "-" if row["images_per_s"] is None else f"{row['images_per_s']:,.0f}"
+        rate = "-" if row["samples_per_s"] is None else f"{row['samples_per_s']:,.0f}"
         table.add_row(*head, row["contender"], *times, rate, _speedup(ratios.get((*cell, row["contender"]))))
         before = cell
     return table

@@ -50,7 +50,7 @@ def summary(call_ms: Sequence[float], batch: int) -> dict[str, Any]:
         "p99_ms": p99,
         "mean_ms": mean,
         "std_ms": pstdev(call_ms),
-        "images_per_s": 1000 * batch / p50,
+        "samples_per_s": 1000 * batch / p50,
         "spread": (p90 - p10) / p50,
     }
 

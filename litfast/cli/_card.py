@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from litfast import __version__
-from litfast.build import Experiment
+from litfast.build import Data, Experiment
 
 TEMPLATE = """# {student} by {method}, trained on {data}
 
-A student of {depth} weighted layers, {parameters:,} parameters, {macs:,} multiply-accumulates an image.
+A student of {depth} weighted layers, {parameters:,} parameters, {macs:,} multiply-accumulates a sample.
 {teacher}
 | | |
 |---|---|
-| test accuracy | {accuracy:.2f} % of {test} images |
-| trained on | {train} images of {data} |
-| input | {shape} floats, scaled to 0..1, then (x - {mean}) / {std} per channel |
+| test accuracy | {accuracy:.2f} % of {test} {unit} |
+| trained on | {train} {unit} of {data} |
+| input | {input} |
 | classes | {classes} |
 | seed, precision | {seed}, {precision} |
 
@@ -38,12 +38,12 @@ litfast {version}
 def text(experiment: Experiment, results: dict[str, Any]) -> str:
     """The card in Markdown."""
     model = results["models"][-1]
-    images = experiment.images
+    data = experiment.data
     spec = experiment.student.spec or {}
     return TEMPLATE.format(
         student=spec.get("name", "student"),
         method=results["method"],
-        data=images.name,
+        data=data.name,
         depth=model["depth"],
         parameters=model["parameters"],
         macs=model["macs"],
@@ -51,15 +51,22 @@ def text(experiment: Experiment, results: dict[str, Any]) -> str:
         accuracy=results["test_accuracy"]["student"],
         test=results["samples"]["test"],
         train=results["samples"]["train"],
-        shape="x".join(str(n) for n in experiment.shape),
-        mean=list(images.mean),
-        std=list(images.std),
-        classes=", ".join(images.classes),
+        unit=data.unit,
+        input=_input(data),
+        classes=", ".join(data.classes),
         seed=experiment.config.seed,
         precision=results["precision"],
         spec=", ".join(f"{key}={value!r}" for key, value in spec.items()),
         version=__version__,
     )
+
+
+def _input(data: Data) -> str:
+    shape = "x".join(str(n) for n in data.input.shape)
+    if data.input.alphabet is not None:
+        return f"{shape} character ids below {data.input.alphabet}"
+    mean, std = data.form["mean"], data.form["std"]
+    return f"{shape} floats, scaled to 0..1, then (x - {mean}) / {std} per channel"
 
 
 def _teacher(results: dict[str, Any]) -> str:

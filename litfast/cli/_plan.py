@@ -10,7 +10,6 @@ from rich.table import Table
 from litfast import build
 from litfast.cli import _console
 from litfast.config import Config, EngineConfig
-from litfast.data import screen
 from litfast.engine.plan import BranchPlan
 from litfast.phase import Schedule
 
@@ -33,12 +32,12 @@ def show(settings: Config, *, as_json: bool) -> None:
         )
         return
     _console.out.print(_table(branches))
-    for line in (screen.said(experiment.left_out, experiment.images), experiment.loader):
-        if line:
-            _console.say(line)
+    for line in (*experiment.data.notes, experiment.data.loaded):
+        _console.say(line)
     engine = settings.engine
+    counted = ", ".join(f"{count} {name}" for name, count in samples.items())
     _console.say(
-        f"{settings.data.name}: {', '.join(f'{count} {name}' for name, count in samples.items())} images, "
+        f"{settings.data.name}: {counted} {experiment.data.unit}, "
         f"batch {settings.data.batch}; {engine.device}, {engine.precision}{_teacher(settings)}, "
         f"{engine.threads} threads, "
         f"mode {engine.mode}, branches {engine.branches}{_extras(engine)}; "

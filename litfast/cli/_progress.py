@@ -66,8 +66,8 @@ def note(report: Report) -> str:
         for name, value in report.metrics.items()
         if name.endswith((".loss", ".accuracy"))
     ]
-    if report.images_per_s:
-        parts.append(f"{report.images_per_s:.0f} images/s, {100 * report.data_wait:.0f} % waiting for data")
+    if report.samples_per_s:
+        parts.append(f"{report.samples_per_s:.0f} samples/s, {100 * report.data_wait:.0f} % waiting for data")
     if report.val is not None:
         parts.append(f"val {report.val.accuracy:.2f} %")
     return "  ".join(parts)

@@ -8,7 +8,6 @@ from litfast import build
 from litfast.bench import quick, report
 from litfast.cli import _card, _console
 from litfast.config import Config
-from litfast.data import choice
 from litfast.engine import evaluate
 from litfast.engine.rundir import RunDirectory
 from litfast.models.sectioned import SectionedModel
@@ -17,14 +16,13 @@ from litfast.models.sectioned import SectionedModel
 def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, float]) -> dict[str, Any]:
     """Everything the run is judged by; also writes weights, model.json, results.json and the model card."""
     precision = experiment.config.engine.precision
-    models = {"student": experiment.student}
-    if experiment.teacher is not None:
-        models = {"teacher": experiment.teacher, **models}
+    models = experiment.models
     files = {name: run.write_weights(f"{name}.safetensors", model) for name, model in models.items()}
     accuracies = {name: evaluate(model, experiment.test).accuracy for name, model in models.items()}
     results: dict[str, Any] = {
         "method": experiment.config.method.name,
-        "data": experiment.images.name,
+        "data": experiment.data.name,
+        "unit": experiment.data.unit,
         "samples": {"train": experiment.train.samples, "test": experiment.test.samples},
         "test_accuracy": accuracies,
         "phases": _phases(run),
@@ -43,20 +41,15 @@ def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, 
 
 def model_document(experiment: build.Experiment, accuracy: float) -> dict[str, Any]:
     """How to build and feed the student."""
-    images, student = experiment.images, experiment.student
+    data, student = experiment.data, experiment.student
     return {
         "model": student.spec,
         "sections": list(student.names),
         "weights": "student.safetensors",
-        "input": {
-            "shape": list(experiment.shape),
-            "scale": "0 to 1, then (x - mean) / std per channel",
-            "mean": list(images.mean),
-            "std": list(images.std),
-        },
-        "classes": list(images.classes),
+        "input": dict(data.form),
+        "classes": list(data.classes),
         "test_accuracy": accuracy,
-        "data": images.name,
+        "data": data.name,
     }
 
 
@@ -66,7 +59,7 @@ def show(results: dict[str, Any], run: RunDirectory, *, as_json: bool) -> None:
         _console.print_json({"run": str(run.path), **results})
         return
     _console.out.print(report.summary(results))
-    _console.say(f"accuracy is of {results['samples']['test']} test images of {results['data']}")
+    _console.say(f"accuracy is of {results['samples']['test']} test {results['unit']} of {results['data']}")
     for name, phase in results["phases"].items():
         if phase["best"] is not None:
             best_last = f"best {phase['best']:.2f} %, last {phase['last']:.2f} %"
@@ -90,7 +83,7 @@ def _stopped(run: RunDirectory, settings: Config) -> dict[str, dict[str, int]]:
             last.setdefault(row["phase"], {})[name] = row["epoch"]
     found: dict[str, dict[str, int]] = {}
     for phase, branches in last.items():
-        schedule = schedules[phase]
+        schedule = schedules[phase.partition("-")[0]]  # of every link of a chain
         assert schedule is not None
         early = {name: epoch for name, epoch in branches.items() if epoch < schedule.epochs}
         found |= {phase: early} if early else {}
@@ -110,22 +103,22 @@ def _phases(run: RunDirectory) -> dict[str, dict[str, float | None]]:
 
 
 def _throughput(run: RunDirectory) -> dict[str, dict[str, float | None]]:
-    """Images a second of each phase, in all, of the loader and of the step, and the share of waiting."""
+    """Samples a second of each phase, in all, of the loader and of the step, and the share of waiting."""
     seconds: dict[
         str, tuple[float, float]
-    ] = {}  # an image takes, and waits for the loader; sums of equal epochs
+    ] = {}  # a sample takes, and waits for the loader; sums of equal epochs
     epochs: dict[str, int] = {}
     for row in run.rows():
-        if row["images_per_s"] and "data_wait" in row:  # runs of before have none
+        if row.get("samples_per_s") and "data_wait" in row:  # runs of before have none
             took, waited = seconds.get(row["phase"], (0.0, 0.0))
-            one = 1 / row["images_per_s"]
+            one = 1 / row["samples_per_s"]
             seconds[row["phase"]] = took + one, waited + row["data_wait"] * one
             epochs[row["phase"]] = epochs.get(row["phase"], 0) + 1
     return {
         phase: {
-            "images_per_s": epochs[phase] / took,
-            "loader_images_per_s": epochs[phase] / waited if waited else None,
-            "step_images_per_s": epochs[phase] / (took - waited) if took > waited else None,
+            "samples_per_s": epochs[phase] / took,
+            "loader_samples_per_s": epochs[phase] / waited if waited else None,
+            "step_samples_per_s": epochs[phase] / (took - waited) if took > waited else None,
             "data_wait": waited / took,
         }
         for phase, (took, waited) in seconds.items()
@@ -134,10 +127,8 @@ def _throughput(run: RunDirectory) -> dict[str, dict[str, float | None]]:
 
 def _advice(throughput: dict[str, dict[str, float | None]], experiment: build.Experiment) -> str:
     """What may help the phase that waited most for its data; empty where it waited little."""
-    waits = [phase["data_wait"] or 0.0 for phase in throughput.values()]
-    settings = experiment.config
-    return choice.advice(
-        settings.data.loader, experiment.images, max(waits, default=0.0), device=str(settings.engine.device)
+    return experiment.data.advice(
+        max((phase["data_wait"] or 0.0 for phase in throughput.values()), default=0.0)
     )
 
 
@@ -149,7 +140,7 @@ def _measure(
 ) -> dict[str, Any]:
     measured = quick(
         models,
-        image_shape=list(experiment.shape),
+        input=experiment.data.input,
         device=str(experiment.config.engine.device),
         accuracies=accuracies,
         weights_bytes=files,

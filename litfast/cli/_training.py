@@ -15,7 +15,6 @@ import torch
 from litfast import __version__, build, config
 from litfast.bench import machine
 from litfast.cli import _console, _progress, _results
-from litfast.data import screen
 from litfast.engine import Report, evaluate
 from litfast.engine import train as run_phases
 from litfast.engine.adopt import adopt
@@ -60,9 +59,8 @@ def carry_out(
     _apply(settings)
     experiment = build.experiment(settings)
     experiment.rehearse()
-    for line in (screen.said(experiment.left_out, experiment.images), "" if resume else experiment.loader):
-        if line:
-            _console.say(line, _console.err)
+    for line in (*experiment.data.notes, *([] if resume else [experiment.data.loaded])):
+        _console.say(line, _console.err)
     if not _is_taught(settings):
         _say_agreement(experiment)
     chosen = ""
@@ -150,8 +148,8 @@ def _note(
             "seed": settings.seed,
             "engine": asdict(settings.engine),
             "auto": chosen or before.get("auto", ""),
-            "loader": before.get("loader") or experiment.loader,
-            "left_out": experiment.left_out,
+            "loader": before.get("loader") or experiment.data.loaded,
+            "left_out": experiment.data.left_out,
             "stopped": stopped or {},
             "backend": _backend(),
             "machine": machine.describe(),

@@ -12,9 +12,8 @@ import typer
 from litfast import build, config
 from litfast.bench import compare, picture, record, report
 from litfast.cli import _console
-from litfast.data.shape import image_shape
 from litfast.engine.rundir import RunDirectory
-from litfast.models import create
+from litfast.models import Input, create
 from litfast.models.sectioned import SectionedModel
 from litfast.models.weights import load_weights
 
@@ -56,14 +55,15 @@ def bench(
         if len(shape) != 3:
             raise ValueError(f"bench: --image must be CxHxW, got {image!r}")
     if run is not None:
-        models, shape, known = _of_run(RunDirectory.open(run))
+        models, reads, known = _of_run(RunDirectory.open(run))
     else:
         created = [create(str(name), channels=shape[0]) for name in (teacher, student)]
         models, known = dict(zip(_names(str(teacher), str(student)), created, strict=True)), {}
+        reads = Input(tuple(shape))
     place = build.device(device)
     document = compare(
         {name: model.to(place) for name, model in models.items()},
-        image_shape=shape,
+        input=reads,
         batches=batches,
         modes=mode.split(","),
         precisions=precision.split(","),
@@ -95,21 +95,20 @@ def _save(document: dict[str, Any], folder: Path) -> None:
     _console.say("\n".join(said), _console.err)
 
 
-def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], list[int], dict[str, Any]]:
-    """A run's models with their weights (the student alone if it had no teacher), image shape, facts."""
+def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], Input, dict[str, Any]]:
+    """A run's models with their weights (the student alone if it had no teacher), what they read, facts."""
     settings = config.parse(run.config())
     results = run.read("results.json")
-    images, _ = build.image_set(settings.data)
-    shape = image_shape(images.train, centre_crop=images.centre_crop, size=images.size)
-    models = {"teacher": settings.teacher, "student": settings.student}
-    built = {name: build.model(said, images, shape[0]) for name, said in models.items() if said is not None}
+    settings, data = build.data(settings)
+    models = {"teacher": settings.teacher, "student": build.links(settings)[-1]}
+    built = {name: build.model(said, data) for name, said in models.items() if said is not None}
     for name, model in built.items():
         load_weights(model, run.path / f"{name}.safetensors")
     known = {
-        "accuracies": results["test_accuracy"],
+        "accuracies": {name: results["test_accuracy"][name] for name in built},
         "weights_bytes": {name: (run.path / f"{name}.safetensors").stat().st_size for name in built},
     }
-    return built, list(shape), known
+    return built, data.input, known
 
 
 def _names(teacher: str, student: str) -> tuple[str, str]:

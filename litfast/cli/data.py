@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,16 +31,9 @@ from litfast.data.detect import Found, detect
 from litfast.data.fetch import SOURCES
 from litfast.data.fetch import fetch as bring
 from litfast.data.sets import DATASETS, ImageSet, load
-from litfast.data.sets.amazon import amazon_full, amazon_polarity
 from litfast.data.sets.text import text
 from litfast.data.sets.text_set import Corpus, TextSet
 from litfast.registry import unknown
-
-TEXTS: dict[str, Callable[..., TextSet | Corpus]] = {
-    "amazon_polarity": amazon_polarity,
-    "amazon_full": amazon_full,
-    "text": text,
-}
 
 app = typer.Typer(name="data", help="Fetch data sets, look into them.", no_args_is_help=True)
 
@@ -133,12 +126,11 @@ def _found(what: str) -> Found:
 def _open(found: Found, bars: _Bars) -> ImageSet | TextSet | Corpus:
     if found.format == "embedded":
         return load(found.name)
-    if found.name not in TEXTS:
-        return load(found.name, found.path)
-    read = TEXTS[found.name]
-    if "progress" in inspect.signature(read).parameters:  # of the ids that are built once
-        read = partial(read, progress=partial(bars.of_bytes, "reading"))
-    return read(found.path)
+    if found.name == "text":
+        return text(found.path)
+    told = "progress" in inspect.signature(DATASETS[found.name]).parameters  # of the ids that are built once
+    options = {"progress": partial(bars.of_bytes, "reading")} if told else {}
+    return load(found.name, found.path, **options)
 
 
 def _draw(opened: ImageSet | TextSet | Corpus, sheet: Path | None) -> str | None:

@@ -10,11 +10,8 @@ import typer
 
 from litfast import build, config
 from litfast.cli import _console
-from litfast.data import screen
-from litfast.data.shape import image_shape
 from litfast.engine import evaluate as measure
 from litfast.engine.rundir import RunDirectory
-from litfast.models.sectioned import SectionedModel
 from litfast.models.weights import load_weights
 
 
@@ -50,22 +47,22 @@ def evaluate(
             raise ValueError(f"eval: --precision must be fp32 or bf16, got {precision!r}")
     settings = _of_run(run) if run is not None else _of_options(str(model), str(data), root)
     settings = build.resolve(replace(settings, engine=replace(settings.engine, device=device)))
-    images, left_out = build.image_set(replace(settings.data, root=str(root) if root else settings.data.root))
-    if said := screen.said(left_out, images):
-        _console.say(said, _console.err)
-    settings, _ = build.with_loader(settings, images)
-    channels = image_shape(images.test, centre_crop=images.centre_crop, size=images.size)[0]
-    student: SectionedModel = build.model(settings.student, images, channels).to(str(settings.engine.device))
+    settings = replace(settings, data=replace(settings.data, root=str(root) if root else settings.data.root))
+    settings, found = build.data(settings)
+    for line in found.notes:
+        _console.say(line, _console.err)
+    said = build.links(settings)[-1]
+    student = build.model(said, found).to(str(settings.engine.device))
     file = run / "student.safetensors" if run is not None else weights
     load_weights(student, str(file))
-    found = measure(student, build.loader(images.test, images, settings, train=False), precision=precision)
-    document = {"model": settings.student.model, "data": images.name, "split": "test", **asdict(found)}
+    judged = measure(student, found.test, precision=precision)
+    document = {"model": said.model, "data": found.name, "split": "test", **asdict(judged)}
     if as_json:
         _console.print_json(document)
     else:
         _console.say(
-            f"{document['model']} on {images.name}, test: {found.accuracy:.2f} % of {found.samples} images, "
-            f"cross-entropy {found.loss:.4f} ({precision})"
+            f"{said.model} on {found.name}, test: {judged.accuracy:.2f} % of {judged.samples} "
+            f"{found.unit}, cross-entropy {judged.loss:.4f} ({precision})"
         )
 
 

@@ -122,7 +122,7 @@ class Clock:
         """Throughput and the share of waiting so far."""
         seconds = time.perf_counter() - self._started
         return {
-            "images_per_s": self._batches * self._batch / seconds,
+            "samples_per_s": self._batches * self._batch / seconds,
             "data_wait": self._waited / seconds,
         }
 

@@ -18,7 +18,7 @@ class Report:
         epoch, epochs: epochs finished and in all.
         step, steps: steps finished in this epoch and in an epoch.
         metrics: means over the epoch so far by "branch.metric"; empty where the device was not read.
-        images_per_s: training throughput since the epoch (or the resumed run) began; 0 before the first step.
+        samples_per_s: throughput since the epoch (or the resumed run) began; 0 before the first step.
         data_wait: share of that time, 0..1, in which the step waited for the loader's next batch.
         val: evaluation on the validation loader (epoch and phase reports, where there is one).
         best_accuracy: best validation accuracy of the phase so far, percent.
@@ -34,7 +34,7 @@ class Report:
     step: int
     steps: int
     metrics: Mapping[str, float] = field(default_factory=dict)
-    images_per_s: float = 0.0
+    samples_per_s: float = 0.0
     data_wait: float = 0.0
     val: Evaluation | None = None
     best_accuracy: float | None = None
@@ -42,11 +42,11 @@ class Report:
     notes: tuple[str, ...] = ()
 
     @property
-    def loader_images_per_s(self) -> float | None:
+    def loader_samples_per_s(self) -> float | None:
         """What the loader alone would deliver; what it makes ahead, during steps, costs it no time here."""
-        return self.images_per_s / self.data_wait if self.data_wait else None
+        return self.samples_per_s / self.data_wait if self.data_wait else None
 
     @property
-    def step_images_per_s(self) -> float | None:
+    def step_samples_per_s(self) -> float | None:
         """What the step would train if it waited for no data."""
-        return self.images_per_s / (1 - self.data_wait) if self.data_wait < 1 else None
+        return self.samples_per_s / (1 - self.data_wait) if self.data_wait < 1 else None

@@ -20,7 +20,12 @@ from litfast.engine.step import Runner, Step, prepared
 from litfast.engine.store import Progress, Store, Weights
 from litfast.phase import Phase
 
-SPEEDS = ("images_per_s", "loader_images_per_s", "step_images_per_s", "data_wait")  # of every epoch's report
+SPEEDS = (
+    "samples_per_s",
+    "loader_samples_per_s",
+    "step_samples_per_s",
+    "data_wait",
+)  # of every epoch's report
 
 
 def train(
@@ -253,7 +258,7 @@ class _Run:
             epochs=phase.epochs,
             step=at.step,
             steps=self.data.steps,
-            images_per_s=metrics.pop("images_per_s", 0.0),
+            samples_per_s=metrics.pop("samples_per_s", 0.0),
             data_wait=metrics.pop("data_wait", 0.0),
             metrics=metrics,
             val=None if kind == "step" or at.last is None else Evaluation(**at.last),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from litfast.methods._ban import ban
+from litfast.methods._chain import chain, check_chain
 from litfast.methods._kd import kd
 from litfast.methods._lit import lit
 from litfast.methods._scratch import scratch
@@ -11,6 +13,6 @@ from litfast.phase import Phase
 from litfast.registry import Registry
 
 METHODS: Registry[Callable[..., Iterator[Phase]]] = Registry("method")
-METHODS.update(scratch=scratch, kd=kd, lit=lit)
+METHODS.update(scratch=scratch, kd=kd, ban=ban, lit=lit)
 
-__all__ = ["METHODS", "kd", "lit", "scratch"]
+__all__ = ["METHODS", "ban", "chain", "check_chain", "kd", "lit", "scratch"]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
 from litfast.models._modes import evaluating
+from litfast.models.inputs import Input
 
 
 def parameters(model: nn.Module) -> int:
@@ -15,18 +14,20 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def macs(model: nn.Module, image_shape: Sequence[int]) -> int:
-    """Multiply-accumulates of the convolutions and matrix products for one image, in eval mode.
+def macs(model: nn.Module, input: Input) -> int:
+    """Multiply-accumulates of the convolutions and matrix products for one sample, in eval mode.
+
+    Looking up an embedding costs none.
 
     Args:
-        image_shape: [C, H, W], without the batch dimension.
+        input: what the model reads.
     """
     from torch.utils.flop_counter import FlopCounterMode  # imports triton: only a count needs it
 
     like = next(model.parameters())
-    image = torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device)
+    sample = input.example(1, generator=torch.Generator(), device=like.device, dtype=like.dtype)
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(image)
+        model(sample)
     return int(counter.get_total_flops()) // 2  # a multiply and an add
 
 

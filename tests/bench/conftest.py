@@ -59,6 +59,24 @@ def convnet(width: int, blocks: int = 1) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
 
 
+class Texts(nn.Module):
+    """A classifier of ids [B, L]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(9, 4)
+        self.conv = nn.Conv1d(4, 6, 3, padding=1)
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.linear(self.conv(self.embedding(ids).transpose(1, 2)).relu().mean(2))
+
+
+def texts() -> nn.Module:
+    return Texts()
+
+
 @pytest.fixture
 def calls() -> list[str]:
     return []
@@ -72,9 +90,9 @@ def contenders(calls: list[str]) -> dict[str, nn.Module]:
 def row(
     contender: str, mode: str, batch: int, p50: float | None, reason: str | None = None
 ) -> dict[str, Any]:
-    times = {key: None for key in ("p50_ms", "p90_ms", "p99_ms", "images_per_s")}
+    times = {key: None for key in ("p50_ms", "p90_ms", "p99_ms", "samples_per_s")}
     if p50 is not None:
-        times = {"p50_ms": p50, "p90_ms": 1.1 * p50, "p99_ms": 1.5 * p50, "images_per_s": 1000 * batch / p50}
+        times = {"p50_ms": p50, "p90_ms": 1.1 * p50, "p99_ms": 1.5 * p50, "samples_per_s": 1000 * batch / p50}
     head = {"contender": contender, "mode": mode, "precision": "fp32", "batch": batch, "reason": reason}
     return {**head, **times}
 
@@ -90,7 +108,7 @@ def document() -> dict[str, Any]:
     """Two models, two batches: eager faster at 1 and a tie at 128, compile refused by the machine."""
     absent = "No working C++ compiler found"
     return {
-        "image_shape": [3, 32, 32],
+        "input": {"shape": [3, 32, 32], "alphabet": None},
         "device": "cpu",
         "threads": 2,
         "models": [

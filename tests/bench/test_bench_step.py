@@ -80,10 +80,10 @@ def test_a_measurement_has_a_row_for_everybody_and_a_reason_for_who_is_absent(
     info, rows = benchmark.extra_info, benchmark.extra_info["against"]
     assert benchmark.group == f"ResNet-14 -> 8 B=4 beta {beta} fp32"
     assert [row["contender"] for row in rows] + [info["contender"]] == names
-    assert info["images_per_s"] == 8
+    assert info["samples_per_s"] == 8
     for row in rows:
         assert {"median_ms", "speedup", "p10", "p90", "tie", "rounds"} <= set(row)
-        assert row["images_per_s"] == pytest.approx(4000 / row["median_ms"])
+        assert row["samples_per_s"] == pytest.approx(4000 / row["median_ms"])
         assert row["rounds"] == 5
     assert all(row["peak_bytes"] > 0 for row in [*rows, info])
     everybody = {*bench_step.makers(bench_step.make(tiny(bench_step, beta)), tiny(bench_step, beta), stack)}

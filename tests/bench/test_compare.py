@@ -10,11 +10,12 @@ import pytest
 from torch import nn
 
 from litfast.bench import compare, lane, latency, modes, quick, record, report
+from litfast.models import Input
 
-from .conftest import convnet
+from .conftest import convnet, texts
 
 FAST: dict[str, Any] = {
-    "image_shape": (3, 8, 8),
+    "input": Input((3, 8, 8)),
     "batches": (1, 2),
     "modes": ("eager",),
     "precisions": ("fp32",),
@@ -32,7 +33,7 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_document_has_stable_keys_and_is_json() -> None:
     document = compare({"teacher": convnet(8, blocks=3), "student": convnet(8)}, **FAST)
     assert list(document) == [
-        "image_shape", "device", "threads", "models", "rows", "ratios", "checks", "machine",
+        "input", "device", "threads", "models", "rows", "ratios", "checks", "machine",
     ]  # fmt: skip
     assert set(document["models"][0]) == {"name", "depth", "parameters", "macs", "weights_bytes", "accuracy"}
     assert set(document["ratios"][0]) == {
@@ -41,6 +42,28 @@ def test_the_document_has_stable_keys_and_is_json() -> None:
     }  # fmt: skip
     assert document["checks"] == {"eager fp32 batch 1": True, "eager fp32 batch 2": True}
     assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+@pytest.mark.parametrize(
+    ("model", "input", "said", "macs"),
+    [
+        (
+            convnet(4),
+            Input((3, 8, 8)),
+            {"shape": [3, 8, 8], "alphabet": None},
+            64 * 9 * (3 * 4 + 4 * 4) + 4 * 4,
+        ),
+        (texts(), Input((20,), alphabet=9), {"shape": [20], "alphabet": 9}, 20 * 3 * 4 * 6 + 6 * 4),
+    ],
+    ids=["images", "texts"],
+)
+def test_the_document_says_what_the_models_read(
+    model: nn.Module, input: Input, said: dict[str, Any], macs: int
+) -> None:
+    document = compare({"one": model}, **FAST | {"input": input})
+    assert document["input"] == said
+    assert document["models"][0]["macs"] == macs
+    assert all(row["gate"] for row in document["rows"])
 
 
 def test_sizes_are_counted_and_what_is_given_is_kept() -> None:
@@ -109,7 +132,7 @@ def test_a_mode_that_cannot_run_is_no_check_but_a_reason(monkeypatch: pytest.Mon
 
 def test_the_quick_look_is_eager_fp32_at_batch_1_and_128() -> None:
     document = quick(
-        {"teacher": convnet(4), "student": convnet(4)}, image_shape=(3, 8, 8), accuracies={"student": 90.0}
+        {"teacher": convnet(4), "student": convnet(4)}, input=Input((3, 8, 8)), accuracies={"student": 90.0}
     )
     cells = [(row["mode"], row["precision"], row["batch"]) for row in document["rows"]]
     assert cells == [("eager", "fp32", 1)] * 2 + [("eager", "fp32", 128)] * 2

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from litfast.bench import lane as lanes
 from litfast.bench import latency, measure, modes
+from litfast.models import Input
 
-from .conftest import Spy, convnet
+from .conftest import Spy, convnet, texts
 
-SHAPE = (3, 5, 5)
+INPUT = Input((3, 5, 5))
 # torch.compile imports what torch itself calls deprecated
 COMPILES = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 QUICK: dict[str, Any] = {
-    "image_shape": SHAPE,
+    "input": INPUT,
     "batches": (2,),
     "modes": ("eager",),
     "precisions": ("fp32",),
@@ -58,7 +59,7 @@ def test_every_cell_gets_its_row_in_order() -> None:
     model = convnet(4)
     rows = measure(
         {"a": model, "b": model},
-        image_shape=SHAPE,
+        input=INPUT,
         batches=(1, 3),
         modes=("eager",),
         precisions=("fp32", "bf16"),
@@ -70,7 +71,7 @@ def test_every_cell_gets_its_row_in_order() -> None:
     for row in rows:
         assert row.reason is None and row.gate is True
         assert 0 < row.p50_ms <= row.p90_ms <= row.p99_ms
-        assert row.images_per_s == pytest.approx(1000 * row.batch / row.p50_ms)
+        assert row.samples_per_s == pytest.approx(1000 * row.batch / row.p50_ms)
         assert len(row.round_ms) == row.rounds == 3
         assert json.loads(json.dumps(row.json(), allow_nan=False)) == row.json()
     assert all(row.error > 0 for row in rows if row.precision == "bf16")
@@ -81,7 +82,7 @@ def test_times_are_those_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "perf_counter", lambda: 0.25 * next(ticks))
     (row,) = measure({"a": convnet(4)}, **QUICK)
     assert (row.p50_ms, row.p99_ms, row.mean_ms, row.std_ms) == (250, 250, 250, 0)
-    assert row.images_per_s == 8
+    assert row.samples_per_s == 8
 
 
 def test_wrong_outputs_are_not_timed_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +93,7 @@ def test_wrong_outputs_are_not_timed_and_say_why(monkeypatch: pytest.MonkeyPatch
     (row,) = measure({"a": convnet(4)}, **QUICK | {"modes": ("wrong",)})
     assert row.gate is False
     assert row.error == pytest.approx(0.1, rel=1e-3)
-    assert row.p50_ms is None and row.images_per_s is None and row.calls == 0
+    assert row.p50_ms is None and row.samples_per_s is None and row.calls == 0
     assert (
         row.reason == "outputs differ from its eager fp32 outputs by 0.1 of the largest one, more than 0.001"
     )
@@ -167,6 +168,43 @@ def test_models_run_in_eval_and_inference_mode_channels_last_in_their_precision(
     assert {entry[:2] for entry in seen} == {(False, True)}
 
 
+def test_texts_stay_ids_in_every_precision() -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    class Witness(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.texts = texts()
+
+        def forward(self, ids: Tensor) -> Tensor:
+            seen.append((ids.dtype, tuple(ids.shape), int(ids.max()) < 9, self.texts.conv.weight.dtype))
+            return self.texts(ids)
+
+    cells = {"input": Input((20,), alphabet=9), "precisions": ("fp32", "bf16")}
+    assert all(row.gate for row in measure({"a": Witness()}, **QUICK | cells))
+    assert {entry[:3] for entry in seen} == {(torch.int64, (2, 20), True)}
+    assert seen[-1][3] == torch.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 5), (7, 4), (6,)])
+def test_floats_of_any_shape_are_read_in_the_precision_and_outputs_of_any_shape_are_held_to_the_gate(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    class Mapping(nn.Module):
+        def forward(self, samples: Tensor) -> Tensor:
+            seen.append((samples.dtype, tuple(samples.shape)))
+            return samples.tanh()
+
+    monkeypatch.setitem(modes.MODES, "wrong", lambda model: lambda samples: model(samples).flip(-1))
+    cells = {"input": Input(shape), "precisions": ("bf16",), "modes": ("eager", "wrong")}
+    right, wrong = measure({"a": Mapping()}, **QUICK | cells)
+    assert seen[-1] == (torch.bfloat16, (2, *shape))
+    assert right.gate and 0 < right.error < 0.01
+    assert wrong.gate is False
+
+
 def test_threads_and_progress_are_obeyed(contenders: dict[str, nn.Module]) -> None:
     threads: list[int] = []
     lines: list[str] = []
@@ -201,11 +239,8 @@ def test_more_compilations_than_torch_keeps_are_still_compiled(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"image_shape": (3, 5)},
-            r"measure: image_shape must be three sizes \[C, H, W\] from 1, got \[3, 5\]",
-        ),
-        ({"image_shape": (3, 0, 5)}, r"image_shape must be .* got \[3, 0, 5\]"),
+        ({"input": Input(())}, r"measure: input\.shape must be sizes from 1, got \[\]"),
+        ({"input": Input((3, 0, 5))}, r"measure: input\.shape must be sizes from 1, got \[3, 0, 5\]"),
         ({"batches": ()}, r"measure: batches must be a list of at least one, got \(\)"),
         ({"batches": (0,)}, r"measure: batches must be 1 or more, got \[0\]"),
         ({"modes": "eager"}, "measure: modes must be a list of at least one, got 'eager'"),
@@ -215,7 +250,7 @@ def test_more_compilations_than_torch_keeps_are_still_compiled(monkeypatch: pyte
         ({"seconds": math.nan}, "measure: seconds must be positive and finite, got nan"),
         ({"threads": 0}, "measure: threads must be 1 or more, got 0"),
         ({"device": "meta"}, "measure: device must be cpu or cuda, got meta"),
-        ({"image_shape": (1, 5, 5)}, r"measure: a must take images \[2, 1, 5, 5\], got: .*"),
+        ({"input": Input((1, 5, 5))}, r"measure: a must take samples \[2, 1, 5, 5\], got: .*"),
     ],
 )
 def test_a_bad_argument_gets_one_clear_line(

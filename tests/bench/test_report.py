@@ -32,7 +32,7 @@ def test_the_summary_sets_teacher_against_student(document: dict[str, Any]) -> N
     for label, *values in [
         ("depth", "56", "20", "2.80x"),
         ("parameters", "853,018", "269,722", "3.16x"),
-        ("MACs an image", "125.49 M", "40.55 M", "3.09x"),
+        ("MACs a sample", "125.49 M", "40.55 M", "3.09x"),
         ("weights", "3.27 MiB", "1.03 MiB", "3.16x"),
         ("accuracy", "92.60 %", "90.35 %", "-2.25 points"),
         ("latency at batch 1,", "4.36", "1.59", "2.74x (2.47 to 3.01)"),
@@ -113,6 +113,23 @@ def test_a_sweep_of_batches_and_a_slow_spell_fit_into_the_picture(
     text = (tmp_path / "sweep.svg").read_text()
     assert all(f"batch {batch}" in text for batch in (1, 2, 4, 8))
     assert "p90 10,000" in text
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [
+        ({"shape": [3, 32, 32], "alphabet": None}, "input 3 x 32 x 32; "),
+        ({"shape": [1014], "alphabet": 69}, "input 1014 ids; "),
+    ],
+)
+def test_the_picture_says_what_the_models_read(
+    read: dict[str, Any], said: str, document: dict[str, Any], tmp_path: Path
+) -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    document["input"] = read
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        picture.draw(document, tmp_path / "read.svg")
+    assert said in (tmp_path / "read.svg").read_text()
 
 
 def test_nothing_measured_gives_no_picture(document: dict[str, Any], tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_summary_of_a_known_sample() -> None:
     found = summary([float(value) for value in range(1, 102)], batch=128)
     assert (found["p50_ms"], found["p90_ms"], found["p99_ms"], found["mean_ms"]) == (51, 91, 100, 51)
     assert found["std_ms"] == pytest.approx(np.std(np.arange(1, 102)))
-    assert found["images_per_s"] == pytest.approx(128 / 0.051)
+    assert found["samples_per_s"] == pytest.approx(128 / 0.051)
     assert found["spread"] == pytest.approx((91 - 11) / 51)
 
 

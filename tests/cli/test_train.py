@@ -40,7 +40,7 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
     assert [(row["phase"], row["epoch"]) for row in rows] == [
         *[("teacher", 1), ("teacher", 2), ("sections", 1), ("sections", 2), ("finetune", 1)]
     ]
-    assert {"layer1.ir", "layer2.ir", "layer3.ir", "images_per_s", "val_accuracy"} <= rows[2].keys()
+    assert {"layer1.ir", "layer2.ir", "layer3.ir", "samples_per_s", "val_accuracy"} <= rows[2].keys()
     assert {"student.soft", "student.hard", "student.accuracy"} <= rows[4].keys()
     assert list((finished / "tensorboard").iterdir())
 

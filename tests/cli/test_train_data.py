@@ -121,7 +121,7 @@ def test_a_folder_trains_through_each_loader(
     for place in (*rows, speed):
         assert 0 < place["data_wait"] < 1
         whole, loaded, stepped = (
-            place[key] for key in ("images_per_s", "loader_images_per_s", "step_images_per_s")
+            place[key] for key in ("samples_per_s", "loader_samples_per_s", "step_samples_per_s")
         )
         assert 1 / whole == pytest.approx(1 / loaded + 1 / stepped)
     assert found["advice"] == "" or found["advice"] in result.stdout

@@ -12,7 +12,7 @@ import litfast
 from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
 from litfast.engine.evaluate import Evaluation, evaluate
-from litfast.models import SectionedModel
+from litfast.models import Ensemble, SectionedModel
 
 Loaders = Callable[..., ResidentLoader]
 
@@ -109,3 +109,13 @@ def test_one_right_class_everywhere_is_100_percent(val: ResidentLoader) -> None:
     with torch.no_grad():
         model[1].bias.copy_(torch.tensor([0.0, 0.0, 50.0, 0.0]))
     assert evaluate(model, Relabelled(val, 2)) == Evaluation(accuracy=100.0, loss=0.0, samples=36)
+
+
+def test_an_ensemble_is_evaluated_by_the_mean_of_its_probabilities(loader: Loaders) -> None:
+    models = [litfast.create("resnet8", classes=4).eval() for _ in range(3)]
+    whole = next(iter(loader(train=False, batch=32).batches(0)))
+    mean = torch.stack([model(whole.images).softmax(1) for model in models]).mean(0)
+    ours = evaluate(Ensemble(models), loader(train=False))
+    assert ours.accuracy == 100 * (mean.argmax(1) == whole.target).float().mean().item()
+    likelihood = mean[torch.arange(32), whole.target].log().mean().item()
+    assert ours.loss == pytest.approx(-likelihood, rel=1e-5)

@@ -123,10 +123,10 @@ def test_waiting_for_the_loader_is_reported(toy: nn.Module, phase: Toys, data: R
     slow = list(litfast.train([phase(toy, epochs=1)], Spy(data, seconds=0.05)))
     (epoch,) = [report for report in slow if report.kind == "epoch"]
     assert 0.5 < epoch.data_wait < 1
-    assert epoch.loader_images_per_s is not None and epoch.step_images_per_s is not None
-    assert epoch.loader_images_per_s <= data.batch / 0.05
-    whole = 1 / epoch.loader_images_per_s + 1 / epoch.step_images_per_s
-    assert 1 / epoch.images_per_s == pytest.approx(whole)
+    assert epoch.loader_samples_per_s is not None and epoch.step_samples_per_s is not None
+    assert epoch.loader_samples_per_s <= data.batch / 0.05
+    whole = 1 / epoch.loader_samples_per_s + 1 / epoch.step_samples_per_s
+    assert 1 / epoch.samples_per_s == pytest.approx(whole)
     assert all(0 < report.data_wait < 1 for report in slow if report.kind == "step")
 
 
@@ -144,7 +144,7 @@ def test_the_clock_counts_the_time_in_the_loader_alone(monkeypatch: pytest.Monke
     clock = Clock(8)
     for _ in clock.timed(batches()):
         now += 4.0
-    assert clock.read() == {"images_per_s": 32 / 21, "data_wait": 5 / 21}
+    assert clock.read() == {"samples_per_s": 32 / 21, "data_wait": 5 / 21}
 
 
 @pytest.mark.parametrize(

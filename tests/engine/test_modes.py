@@ -54,7 +54,7 @@ def taped(monkeypatch: pytest.MonkeyPatch) -> list[TapeCapture]:
 
 def journal(out: Path) -> list[str]:
     rows = (out / "metrics.jsonl").read_text().splitlines()
-    return [row.partition('"images_per_s"')[0] for row in rows]
+    return [row.partition('"samples_per_s"')[0] for row in rows]
 
 
 @pytest.mark.parametrize("options", [{"beta": 0.0, "noise": 0.1}, {"beta": 0.5}], ids=["apart", "joint"])

@@ -47,7 +47,7 @@ def test_train_reports_every_step_epoch_and_phase_in_order(lit: Any, data: Resid
     assert steps == [(epoch, step) for epoch in (0, 1) for step in (1, 2, 3, 4)] * 2
     assert [r.epoch for r in reports if r.kind != "step"] == [1, 2, 2] * 2
     assert {(r.epochs, r.steps) for r in reports} == {(2, 4)}
-    assert all(r.images_per_s > 0 for r in reports if r.kind != "phase")
+    assert all(r.samples_per_s > 0 for r in reports if r.kind != "phase")
     assert not any(r.restored or r.val for r in reports)
 
 

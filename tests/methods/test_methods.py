@@ -13,7 +13,13 @@ SCHEDULE = Schedule(epochs=1, lr=0.1)
 
 
 @pytest.mark.parametrize(
-    ("name", "phases"), [("scratch", ["train"]), ("kd", ["distill"]), ("lit", ["sections", "finetune"])]
+    ("name", "phases"),
+    [
+        ("scratch", ["train"]),
+        ("kd", ["distill"]),
+        ("ban", ["distill"]),
+        ("lit", ["sections", "finetune"]),
+    ],
 )
 def test_a_method_names_its_phases_as_its_schedules(
     name: str, phases: list[str], teacher: SectionedModel, student: SectionedModel
@@ -35,6 +41,6 @@ def test_every_option_of_a_method_is_given_by_name_and_named_in_its_docstring(na
 
 def test_an_unknown_method_names_the_nearest() -> None:
     with pytest.raises(
-        ValueError, match=r"method must be one of kd, lit, scratch, got 'li'; did you mean 'lit'\?"
+        ValueError, match=r"method must be one of ban, kd, lit, scratch, got 'li'; did you mean 'lit'\?"
     ):
         METHODS["li"]

@@ -1,4 +1,4 @@
-"""Image sets by name: `load("cifar10", root)`."""
+"""Sets of images and of texts by name: `load("cifar10", root)`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from litfast.data.sets.amazon import amazon_full, amazon_polarity
 from litfast.data.sets.celeba import celeba
 from litfast.data.sets.cifar import cifar10, cifar100
 from litfast.data.sets.digits import digits
@@ -17,10 +18,11 @@ from litfast.data.sets.image_set import ImageSet as ImageSet
 from litfast.data.sets.image_set import hold_out as hold_out
 from litfast.data.sets.own import is_own, own
 from litfast.data.sets.synthetic import synthetic
+from litfast.data.sets.text_set import TextSet as TextSet
 from litfast.data.sets.webdataset import webdataset
 from litfast.registry import Registry, unknown
 
-DATASETS: Registry[Callable[..., ImageSet]] = Registry("data set")
+DATASETS: Registry[Callable[..., ImageSet | TextSet]] = Registry("data set")
 DATASETS.update(
     digits=digits,
     cifar10=cifar10,
@@ -30,12 +32,14 @@ DATASETS.update(
     image_folder=image_folder,
     webdataset=webdataset,
     celeba=celeba,
+    amazon_polarity=amazon_polarity,
+    amazon_full=amazon_full,
     synthetic=synthetic,
 )
 
 
-def load(name: str, root: str | Path | None = None, **options: Any) -> ImageSet:
-    """An image set by name.
+def load(name: str, root: str | Path | None = None, **options: Any) -> ImageSet | TextSet:
+    """A set by name.
 
     Args:
         name: one of DATASETS, or "FILE.py:function" (see `own`).

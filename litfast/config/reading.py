@@ -1,4 +1,4 @@
-"""What a recipe may say: frozen dataclasses, TOML in, `--set a.b=c` on top. The one config reader."""
+"""TOML in, `--set a.b=c` on top, and back: the one reader of recipes."""
 
 from __future__ import annotations
 
@@ -6,143 +6,15 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from litfast.config.tables import Config
 from litfast.phase import Schedule
 from litfast.registry import unknown
-
-Options = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    """Which samples. `val` of the training images are held out (none: the set's own split, if any).
-
-    `name` is a set's, with its own keyword arguments in `options`, or FILE.py:function. `loader` is resident,
-    dali, torch or auto. An image that cannot be decoded ends the run (`on_error` "raise"), or all are tried
-    first and bad ones left out ("skip"). `workers` decode for the loaders torch and dali (none: every core).
-    """
-
-    name: str = "digits"
-    root: str | None = None
-    options: Options = field(default_factory=dict)
-    batch: int = 64
-    val: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    crop: int | None = None
-    flip: bool | None = None
-    centre_crop: int | None = None
-    size: int | None = None
-    loader: str = "auto"
-    workers: int | None = None
-    on_error: str = "raise"
-
-    def __post_init__(self) -> None:
-        _choice("data.loader", self.loader, ("auto", "resident", "dali", "torch"))
-        _choice("data.on_error", self.on_error, ("raise", "skip"))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherConfig:
-    """The deep model, `options` its family's own: `weights` loads it, `train` trains it (phase "teacher")."""
-
-    model: str
-    blocks: tuple[int, ...] | None = None
-    options: Options = field(default_factory=dict)
-    weights: str | None = None
-    train: Schedule | None = None
-
-    def __post_init__(self) -> None:
-        if (self.weights is None) == (self.train is None):
-            got = "none" if self.weights is None else "both (--set teacher.train=none drops the table)"
-            raise ValueError(
-                f"recipe: teacher.weights (a file) or [teacher.train] (a table) must be given, got {got}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StudentConfig:
-    """The shallow model. `init`: random, or teacher (evenly spaced blocks of each teacher section).
-
-    `weights`: a file to start from instead, e.g. `student.safetensors` of a run.
-    """
-
-    model: str
-    blocks: tuple[int, ...] | None = None
-    options: Options = field(default_factory=dict)
-    init: str = "random"
-    weights: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.weights is not None and self.init != "random":
-            raise ValueError(
-                f"recipe: student.init must be 'random' where student.weights are given, got {self.init!r}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MethodConfig:
-    """The method's name and its own options, checked against its signature by `build`."""
-
-    name: str = "lit"
-    options: Options = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineConfig:
-    """How it runs. "auto" is resolved once, stored in the run and reused on resume.
-
-    `mode` is eager, compile, graph or compile-graph, `branches` serial or parallel: "auto" measures them.
-    `accumulate` parts of the batch go through the models one by one before the update: less memory, the same
-    step. `ema` is the decay of an average of the weights (none without it), as `litfast.train` describes it.
-    """
-
-    device: str = "auto"
-    precision: str = "auto"
-    teacher_precision: str = "auto"  # of the teacher's forward pass; auto: that of the step
-    mode: str = "auto"
-    branches: str = "auto"
-    accumulate: int = 1
-    ema: float | None = None
-    threads: int | None = None
-    deterministic: bool = False
-    keep: str = "last"
-    log_every: int = 20
-
-    def __post_init__(self) -> None:
-        _choice("engine.precision", self.precision, ("auto", "fp32", "bf16"))
-        _choice("engine.teacher_precision", self.teacher_precision, ("auto", "fp32", "bf16"))
-        _choice("engine.mode", self.mode, ("auto", "eager", "compile", "graph", "compile-graph"))
-        _choice("engine.branches", self.branches, ("auto", "serial", "parallel"))
-        _choice("engine.keep", self.keep, ("last", "best"))
-        for key in ("log_every", "accumulate"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"recipe: engine.{key} must be 1 or more, got {getattr(self, key)}")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"recipe: engine.ema must lie between 0 and 1, got {self.ema}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """A whole recipe. `phases` holds one Schedule a phase, by the names that the method gives its phases."""
-
-    seed: int = 0
-    data: DataConfig = field(default_factory=DataConfig)
-    teacher: TeacherConfig | None = None
-    student: StudentConfig
-    method: MethodConfig = field(default_factory=MethodConfig)
-    phases: dict[str, Schedule] = field(default_factory=dict)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-
-    def __post_init__(self) -> None:
-        batch, parts = self.data.batch, self.engine.accumulate
-        if batch % parts:
-            raise ValueError(f"recipe: engine.accumulate must divide data.batch {batch}, got {parts}")
 
 
 def recipes() -> dict[str, Path]:
@@ -283,11 +155,6 @@ def _mapping(where: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"recipe: {where} must be a table, got {value!r}")
     return value
-
-
-def _choice(key: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"recipe: {unknown(key, value, known)}")
 
 
 def _join(where: str, key: str) -> str:

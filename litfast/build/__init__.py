@@ -1,0 +1,14 @@
+"""The composition root: the one place where a config becomes models, loaders and phases."""
+
+from __future__ import annotations
+
+from litfast.build.data import Data as Data
+from litfast.build.data import data as data
+from litfast.build.experiment import Experiment as Experiment
+from litfast.build.experiment import device as device
+from litfast.build.experiment import experiment as experiment
+from litfast.build.experiment import fast_bf16 as fast_bf16
+from litfast.build.experiment import resolve as resolve
+from litfast.build.method import method_options as method_options
+from litfast.build.models import links as links
+from litfast.build.models import model as model

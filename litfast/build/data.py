@@ -1,0 +1,170 @@
+"""A recipe's data as models and the engine need it: what a sample is, and a loader for every split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from litfast.config import Config, DataConfig
+from litfast.data import choice, screen, sets
+from litfast.data.loader import Loader
+from litfast.data.sets.image_set import Choosable, ImageSet, hold_out
+from litfast.data.sets.text_set import TextSet
+from litfast.data.shape import image_shape
+from litfast.data.tokens import TokenLoader
+from litfast.models import Input
+
+EVAL_BATCH = 128
+OF_IMAGES = ("mean", "std", "crop", "flip", "centre_crop", "size", "workers")
+
+AnySamples = TypeVar("AnySamples", bound=Choosable)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """One set, cut, split and served as a config says.
+
+    Attributes:
+        name: the set's.
+        unit: "images" or "texts".
+        classes: their names; of a set with attributes these.
+        attributes: whether a label is a vector of 0 and 1, one a class.
+        input: one sample as the loaders deliver it.
+        form: how the set's own samples become that input, in plain values, for `model.json`.
+        loaded: one line: which loader serves and why.
+        notes: a line each of what a user should know: samples left out, characters unknown.
+        left_out: the images that cannot be decoded.
+        advice: the share of the time that a step waited -> a line of what may help, or nothing.
+    """
+
+    name: str
+    unit: str
+    classes: tuple[str, ...]
+    attributes: bool
+    input: Input
+    form: Mapping[str, Any]
+    loaded: str
+    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+    advice: Callable[[float], str]
+    splits: Mapping[str, Any]  # "train", "val" and "test" samples
+    serve: Callable[..., Loader]  # (samples, train=)
+
+    def loader(self, split: str) -> Loader | None:
+        """A loader over "train" (shuffled, augmented), "val" or "test"; None where there is no such split."""
+        samples = self.splits[split]
+        return None if samples is None else self.serve(samples, train=split == "train")
+
+    @property
+    def test(self) -> Loader:
+        loader = self.loader("test")
+        assert loader is not None
+        return loader
+
+
+def data(config: Config) -> tuple[Config, Data]:
+    """The config with data.loader settled, and its data.
+
+    Raises:
+        ValueError: whatever is wrong with the set, its options or the loader.
+    """
+    found = sets.load(config.data.name, root=config.data.root, **config.data.options)
+    return _texts(config, found) if isinstance(found, TextSet) else _images(config, found)
+
+
+def _images(config: Config, images: ImageSet) -> tuple[Config, Data]:
+    said = config.data
+    given = {key: getattr(said, key) for key in OF_IMAGES if key != "workers"}
+    images = replace(images, **{key: value for key, value in given.items() if value is not None})
+    screen.check_labels(images)
+    images, left_out = screen.screened(images) if said.on_error == "skip" else (images, ())
+    device = config.engine.device
+    found = choice.choose(said.loader, images, device=device)
+    shape = image_shape(images.train, centre_crop=images.centre_crop, size=images.size)
+
+    def serve(samples: Any, *, train: bool) -> Loader:
+        return choice.make(
+            found.name,
+            samples,
+            batch=said.batch if train else EVAL_BATCH,
+            mean=images.mean,
+            std=images.std,
+            crop=images.crop if train else 0,
+            flip=images.flip and train,
+            train=train,
+            seed=config.seed,
+            device=device,
+            centre_crop=images.centre_crop,
+            size=images.size,
+            workers=said.workers,
+        )
+
+    return _settled(config, found.name), Data(
+        name=images.name,
+        unit="images",
+        classes=images.classes,
+        attributes=screen.attributes(images),
+        input=Input(shape),
+        form={
+            "shape": list(shape),
+            "scale": "0 to 1, then (x - mean) / std per channel",
+            "mean": list(images.mean),
+            "std": list(images.std),
+        },
+        loaded=f"loader: {found.name} ({found.why})",
+        notes=tuple(filter(None, [screen.said(left_out, images)])),
+        left_out=left_out,
+        advice=lambda share: choice.advice(found.name, images, share, device=device),
+        splits=_split(said, images.train, images.val) | {"test": images.test},
+        serve=serve,
+    )
+
+
+def _texts(config: Config, texts: TextSet) -> tuple[Config, Data]:
+    said = config.data
+    for key in OF_IMAGES:
+        if getattr(said, key) is not None:
+            raise ValueError(f"recipe: data.{key} must be left out for texts, got {getattr(said, key)!r}")
+    if said.loader not in ("auto", "resident"):
+        raise ValueError(f"recipe: data.loader must be auto or resident for texts, got {said.loader!r}")
+
+    def serve(samples: Any, *, train: bool) -> Loader:
+        return TokenLoader(
+            samples,
+            batch=said.batch if train else EVAL_BATCH,
+            train=train,
+            seed=config.seed,
+            device=config.engine.device,
+            resident=True,
+        )
+
+    return _settled(config, "resident"), Data(
+        name=texts.name,
+        unit="texts",
+        classes=texts.classes,
+        attributes=False,
+        input=Input((texts.length,), alphabet=texts.alphabet),
+        form={"shape": [texts.length], "ids": "litfast.data.sets.amazon, below", "alphabet": texts.alphabet},
+        loaded="loader: resident (a batch of characters is one gather)",
+        notes=tuple(f"{split}: {counts.line(texts.length)}" for split, counts in texts.counts.items()),
+        left_out=(),
+        advice=lambda share: "",
+        splits=_split(said, texts.train, texts.val) | {"test": texts.test},
+        serve=serve,
+    )
+
+
+def _settled(config: Config, loader: str) -> Config:
+    return replace(config, data=replace(config.data, loader=loader))
+
+
+def _split(config: DataConfig, train: AnySamples, val: AnySamples | None) -> dict[str, AnySamples | None]:
+    """The training samples and those held out, which no `limit` changes."""
+    if config.val is not None:
+        train, val = hold_out(train, config.val, seed=0) if config.val else (train, None)
+    if config.limit is not None and config.limit != len(train):
+        if not 0 < config.limit < len(train):
+            raise ValueError(f"recipe: data.limit must be from 1 to {len(train)}, got {config.limit}")
+        train = hold_out(train, config.limit, seed=0)[1]
+    return {"train": train, "val": val}

@@ -1,0 +1,182 @@
+"""A config becomes models, loaders and phases."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from litfast.build.data import Data, data
+from litfast.build.method import method_options, teacher_phases
+from litfast.build.models import check_models, discriminator, models
+from litfast.config import Config
+from litfast.data.loader import Loader
+from litfast.engine import auto, modes
+from litfast.engine.plan import BranchPlan, plan
+from litfast.methods import METHODS, chain
+from litfast.models.inference import Agreement, Inference, agreement
+from litfast.models.sectioned import SectionedModel
+from litfast.phase import Phase
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """A resolved config and the objects that it names.
+
+    `students` has one model a link of a chain, else one; `discriminator` is there for generators; `val` is
+    None where nothing is held out.
+    """
+
+    config: Config
+    data: Data
+    teacher: SectionedModel | None
+    students: tuple[SectionedModel, ...]
+    discriminator: nn.Module | None
+    train: Loader
+    val: Loader | None
+    test: Loader
+
+    @property
+    def student(self) -> SectionedModel:
+        """The one that the run is about: the last of a chain."""
+        return self.students[-1]
+
+    @property
+    def models(self) -> dict[str, SectionedModel]:
+        """All by name, in the order of training: teacher, student-1 ..., student."""
+        links = {f"student-{k}": model for k, model in enumerate(self.students[:-1], 1)}
+        taught = {} if self.teacher is None else {"teacher": self.teacher}
+        return taught | links | {"student": self.student}
+
+    def phases(self) -> Iterator[Phase]:
+        """The phases of the whole run: the teacher's own training first, where it has no weights."""
+        if self.teacher is not None:
+            yield from teacher_phases(self.config, self.teacher, self.discriminator)
+        method, options = METHODS[self.config.method.name], method_options(self.config)
+        if "discriminator" in inspect.signature(method).parameters:
+            options["discriminator"] = self.discriminator
+        if self.teacher is None or "teacher" not in inspect.signature(method).parameters:
+            yield from method(self.student, **options)
+        else:
+            yield from chain(method, self.teacher, self.students, observe=self._observer(method), **options)
+
+    def _observer(self, method: Callable[..., Any]) -> Callable[[SectionedModel], Inference] | None:
+        if "observer" not in inspect.signature(method).parameters:
+            return None
+        return lambda model: Inference(model, precision=self.config.engine.teacher_precision)
+
+    def agreement(self) -> Agreement | None:
+        """How far the teacher as a program is from the plain one, on one batch; None without a teacher."""
+        if self.teacher is None:
+            return None
+        place = torch.device(self.config.engine.device)
+        teacher = copy.deepcopy(self.teacher).to(place).eval()
+        images = next(iter(self.train.batches(0))).images
+        return agreement(Inference(teacher, precision=self.config.engine.teacher_precision), images)
+
+    def rehearse(self) -> list[BranchPlan]:
+        """Every loss of every phase once, on copies: whatever can go wrong in a step goes wrong here."""
+        engine = self.config.engine
+        for way in self._ways():
+            modes.check(*way, torch.device(engine.device))
+        plans = list(
+            plan(
+                self._copied().phases(),
+                self.train,
+                device=torch.device(engine.device),
+                precision=engine.precision,
+                accumulate=engine.accumulate,
+            )
+        )
+        if self.val is None and any(branch.schedule.patience for branch in plans):
+            raise ValueError("recipe: patience must come with validation samples, got none (data.val)")
+        return plans
+
+    def choose(self) -> tuple[Experiment, str]:
+        """This experiment with engine.mode and engine.branches settled, and one line of what was measured."""
+        engine = self.config.engine
+        options = {"precision": engine.precision, "accumulate": engine.accumulate, "ema": engine.ema}
+        found = auto.choose(
+            lambda: self._copied().phases(),
+            self.train,
+            device=torch.device(engine.device),
+            candidates=self._ways(),
+            options=options,
+        )
+        settled = replace(engine, mode=found.mode, branches=found.branches)
+        return replace(self, config=replace(self.config, engine=settled)), found.said
+
+    def _ways(self) -> list[auto.Way]:
+        engine = self.config.engine
+        return auto.ways(engine.mode, engine.branches, torch.device(engine.device))
+
+    def _copied(self) -> Experiment:
+        """The same on copies of the models, which may be trained."""
+        parts = (self.teacher, self.students, self.discriminator)
+        teacher, students, judge = copy.deepcopy(parts)
+        return replace(self, teacher=teacher, students=students, discriminator=judge)
+
+
+def resolve(config: Config) -> Config:
+    """Every default that depends on the machine; `Experiment.choose` settles those that are measured."""
+    engine = config.engine
+    place = device(engine.device)
+    precision = engine.precision
+    if precision == "auto":
+        precision = "bf16" if fast_bf16(place) else "fp32"
+    teacher_precision = precision if engine.teacher_precision == "auto" else engine.teacher_precision
+    threads = engine.threads or torch.get_num_threads()
+    engine = replace(engine, device=place, precision=precision, threads=threads)
+    return replace(config, engine=replace(engine, teacher_precision=teacher_precision))
+
+
+def device(name: str) -> str:
+    """A device's name, "auto" resolved; a device that is not there is refused.
+
+    Raises:
+        ValueError: no such device on this machine.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"engine: device must be one that this machine has, got {name!r}: {reason}"
+        ) from None
+    return name
+
+
+def experiment(config: Config) -> Experiment:
+    """All objects of a resolved config; whatever can be wrong with it is found here, before any training."""
+    method_options(config)
+    config, found = data(config)
+    torch.manual_seed(config.seed)
+    teacher, students = models(config, found)
+    judge = discriminator(config, found)
+    check_models(config, found, teacher, students)
+    train = found.loader("train")
+    assert train is not None
+    return Experiment(
+        config=config,
+        data=found,
+        teacher=teacher,
+        students=students,
+        discriminator=judge,
+        train=train,
+        val=None if judge is not None else found.loader("val"),  # a generator has no accuracy
+        test=found.test,
+    )
+
+
+def fast_bf16(device: str) -> bool:
+    """Whether bf16 is worth it: on CUDA always, on a CPU with bf16 arithmetic units."""
+    if device.startswith("cuda"):
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,59 @@
+"""A recipe's method: its options, checked against its signature, and the teacher's own training."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from litfast.config import Config, coerce
+from litfast.methods import METHODS, scratch
+from litfast.models.sectioned import SectionedModel
+from litfast.phase import Phase, Schedule
+from litfast.registry import unknown
+
+# options of methods that no recipe gives under [method]
+COMPOSED = ("name", "student_init", "observer", "copy_sections")
+
+
+def teacher_phases(
+    config: Config, teacher: SectionedModel, discriminator: nn.Module | None
+) -> Iterator[Phase]:
+    """The teacher's own training, in phase "teacher"; nothing where it has weights."""
+    if config.teacher is not None and config.teacher.train is not None:
+        yield from scratch(teacher, train=config.teacher.train, name="teacher")
+
+
+def method_options(config: Config) -> dict[str, Any]:
+    """Keyword arguments for the method: its own options, the student's start, one Schedule a phase."""
+    name = config.method.name
+    function = METHODS[name]
+    hints = typing.get_type_hints(function)
+    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    phases = [p.name for p in keywords if hints[p.name] is Schedule]
+    options = [p.name for p in keywords if p.name not in phases and p.name not in COMPOSED]
+    if "teacher" in hints and config.teacher is None:
+        raise ValueError(f"recipe: a [teacher] table must be given for method {name!r}, got none")
+    if "teacher" not in hints and config.student.chain:
+        raise ValueError(f"recipe: student.chain must be left out for method {name!r}, which has no teacher")
+    for key in config.phases:
+        if key not in phases:
+            raise ValueError(f"recipe: {unknown(f'a table of method {name!r}', key, phases)}")
+    for key in phases:
+        if key not in config.phases:
+            raise ValueError(f"recipe: a [{key}] table must be given for method {name!r}, got none")
+    given: dict[str, Any] = {}
+    for key, value in config.method.options.items():
+        if key not in options:
+            raise ValueError(f"recipe: {unknown(f'method.* of method {name!r}', key, options)}")
+        given[key] = coerce(hints[key], value, f"method.{key}")
+    if "student_init" in hints:
+        given["student_init"] = config.student.init
+    elif config.student.init != "random":
+        raise ValueError(
+            f"recipe: student.init must be 'random' for method {name!r}, got {config.student.init!r}"
+        )
+    return given | config.phases

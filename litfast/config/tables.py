@@ -1,0 +1,159 @@
+"""The tables of a recipe: frozen dataclasses, checked where they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from litfast.phase import Schedule
+from litfast.registry import unknown
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which samples. `val` of the training samples are held out (none: the set's own split, if any).
+
+    `name` is a set's, with its own keyword arguments in `options`, or FILE.py:function. `limit` trains on
+    that many, drawn once at random (none: on all not held out). `loader` is resident, dali, torch or auto. An
+    image that cannot be decoded ends the run (`on_error` "raise"), or all are tried first and bad
+    ones left out ("skip"). `workers` decode for the loaders torch and dali (none: every core). The keys of
+    images (from `mean` to `size`, `workers` and `on_error`) are not for texts.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    options: Options = field(default_factory=dict)
+    batch: int = 64
+    val: int | None = None
+    limit: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop: int | None = None
+    flip: bool | None = None
+    centre_crop: int | None = None
+    size: int | None = None
+    loader: str = "auto"
+    workers: int | None = None
+    on_error: str = "raise"
+
+    def __post_init__(self) -> None:
+        _choice("data.loader", self.loader, ("auto", "resident", "dali", "torch"))
+        _choice("data.on_error", self.on_error, ("raise", "skip"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherConfig:
+    """The deep model, `options` its family's own: `weights` loads it, `train` trains it (phase "teacher")."""
+
+    model: str
+    blocks: tuple[int, ...] | None = None
+    options: Options = field(default_factory=dict)
+    weights: str | None = None
+    train: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        if (self.weights is None) == (self.train is None):
+            got = "none" if self.weights is None else "both (--set teacher.train=none drops the table)"
+            raise ValueError(
+                f"recipe: teacher.weights (a file) or [teacher.train] (a table) must be given, got {got}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentConfig:
+    """The shallow model. `init`: random, or teacher (evenly spaced blocks of each teacher section).
+
+    `chain` in place of `model`: depths in the teacher's family, each link the teacher of the next ([17, 9]).
+    `sections`: only these are compressed; the others are the teacher's own, copied and kept.
+    `weights`: a file to start from instead, e.g. `student.safetensors` of a run.
+    """
+
+    model: str = ""
+    chain: tuple[int, ...] = ()
+    sections: tuple[str, ...] = ()
+    blocks: tuple[int, ...] | None = None
+    options: Options = field(default_factory=dict)
+    init: str = "random"
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.model) == bool(self.chain):
+            got = "both" if self.model else "none"
+            raise ValueError(f"recipe: student.model or student.chain must be given, got {got}")
+        if self.weights is not None and self.init != "random":
+            raise ValueError(
+                f"recipe: student.init must be 'random' where student.weights are given, got {self.init!r}"
+            )
+        for key in ("sections", "blocks", "weights"):
+            if self.chain and getattr(self, key):
+                raise ValueError(
+                    f"recipe: student.{key} must be left out with student.chain, got {getattr(self, key)!r}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodConfig:
+    """The method's name and its own options, checked against its signature by `build`."""
+
+    name: str = "lit"
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """How it runs. "auto" is resolved once, stored in the run and reused on resume.
+
+    `mode` is eager, compile, graph or compile-graph, `branches` serial or parallel: "auto" measures them.
+    `accumulate` parts of the batch go through the models one by one before the update: less memory, the same
+    step. `ema` is the decay of an average of the weights (none without it), as `litfast.train` describes it.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    teacher_precision: str = "auto"  # of the teacher's forward pass; auto: that of the step
+    mode: str = "auto"
+    branches: str = "auto"
+    accumulate: int = 1
+    ema: float | None = None
+    threads: int | None = None
+    deterministic: bool = False
+    keep: str = "last"
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        _choice("engine.precision", self.precision, ("auto", "fp32", "bf16"))
+        _choice("engine.teacher_precision", self.teacher_precision, ("auto", "fp32", "bf16"))
+        _choice("engine.mode", self.mode, ("auto", "eager", "compile", "graph", "compile-graph"))
+        _choice("engine.branches", self.branches, ("auto", "serial", "parallel"))
+        _choice("engine.keep", self.keep, ("last", "best"))
+        for key in ("log_every", "accumulate"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"recipe: engine.{key} must be 1 or more, got {getattr(self, key)}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"recipe: engine.ema must lie between 0 and 1, got {self.ema}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """A whole recipe. `phases` holds one Schedule a phase, by the names that the method gives its phases."""
+
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    teacher: TeacherConfig | None = None
+    student: StudentConfig
+    method: MethodConfig = field(default_factory=MethodConfig)
+    phases: dict[str, Schedule] = field(default_factory=dict)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        batch, parts = self.data.batch, self.engine.accumulate
+        if batch % parts:
+            raise ValueError(f"recipe: engine.accumulate must divide data.batch {batch}, got {parts}")
+
+
+def _choice(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"recipe: {unknown(key, value, known)}")
