@@ -49,7 +49,7 @@ class Trial:
         run = RunDirectory(self.path)
         key = _differing(self.settings, config.parse(run.config()))
         if key:
-            raise ValueError(f"{self.path} must hold the run that is asked for, got one of another {key}")
+            raise ValueError(f"run: {self.path} must hold the run that is asked for, got another {key}")
         return "finished" if run.status == "finished" and self._results.exists() else "unfinished"
 
     @property
