@@ -19,6 +19,7 @@ out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
 FAILED, USAGE = 1, 2
+EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, MemoryError)  # one line says enough
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -30,7 +31,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
+        except EXPECTED as error:
             fail(error, FAILED)
 
     return run
@@ -62,7 +63,7 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 class Stop:
-    """Ctrl-C or SIGTERM noted, for the loop to stop at the next step; a second Ctrl-C stops at once."""
+    """Ctrl-C or SIGTERM noted, for the loop to stop at the next step; a Ctrl-C after that stops at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -81,9 +82,10 @@ class Stop:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal is None:
+            self.signal = number
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
 
 
 def count(number: float) -> str:

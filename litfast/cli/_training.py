@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ import torch
 from litfast import __version__, build, config
 from litfast.bench import machine
 from litfast.cli import _console, _progress, _results
-from litfast.engine import Report
+from litfast.engine import Report, evaluate
 from litfast.engine import train as run_phases
+from litfast.engine.adopt import adopt
 from litfast.engine.rundir import MARK, RunDirectory
 from litfast.ops import backends
 
@@ -29,7 +31,12 @@ class Stopped(Exception):
 
 
 def carry_out(
-    settings: config.Config, folder: Callable[[], RunDirectory], *, resume: bool = False
+    settings: config.Config,
+    folder: Callable[[], RunDirectory],
+    *,
+    resume: bool = False,
+    taught: Path | None = None,
+    test: bool = True,
 ) -> tuple[RunDirectory, dict[str, Any]]:
     """Train what a resolved config says and judge it; the progress goes to stderr.
 
@@ -38,9 +45,11 @@ def carry_out(
         folder: gives the run's folder; called once the models, the data and every loss have been tried, so
             that a recipe with a mistake leaves no folder behind.
         resume: continue from the checkpoints in the folder.
+        taught: another run of the same seed, data, engine and teacher, whose trained teacher is taken over.
+        test: judge it on the test split; else on the validation split alone, and the test split is not seen.
 
     Returns:
-        The run and its results document, which is in the folder too.
+        The run and its results document, which is in the folder too: results.json, or trial.json.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM came; a checkpoint is written.
@@ -62,10 +71,24 @@ def carry_out(
     run = folder()
     _note(run, experiment, "running", chosen)
     run.write_config(config.dump(experiment.config))
-    seconds = _run(run, experiment, resume)
-    results = _results.collect(run, experiment, seconds)
-    _note(run, experiment, "finished", stopped=results["stopped"])
+    if taught is not None:
+        adopt(run.path, "teacher", taught)
+    seconds = _run(run, experiment, resume or taught is not None)
+    results = (_results.collect if test else _validated)(run, experiment, seconds)
+    _note(run, experiment, "finished", stopped=results.get("stopped"))
     return run, results
+
+
+def _validated(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, float]) -> dict[str, Any]:
+    """What a search may know of a run: the student on the validation split; trial.json holds it."""
+    assert experiment.val is not None
+    results = {
+        "val_accuracy": evaluate(experiment.student, experiment.val).accuracy,
+        "samples": {"train": experiment.train.samples, "val": experiment.val.samples},
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+    }
+    run.write("trial.json", results)
+    return results
 
 
 def _apply(settings: config.Config) -> None:

@@ -11,6 +11,8 @@ from litfast.cli.bench import bench
 from litfast.cli.data import app as data
 from litfast.cli.eval import evaluate
 from litfast.cli.info import info
+from litfast.cli.search import search
+from litfast.cli.sweep import sweep
 from litfast.cli.train import train
 
 app = typer.Typer(
@@ -39,6 +41,8 @@ def _app(
 
 
 app.command()(train)
+app.command()(sweep)
+app.command()(search)
 app.command()(bench)
 app.command(name="eval")(evaluate)
 app.command()(info)
