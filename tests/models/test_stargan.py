@@ -21,6 +21,7 @@ from litfast.models import (
 )
 from litfast.models.inference import Inference, agreement
 from litfast.models.stargan import Discriminator, Generator, ResidualBlock, check_size, with_domain
+from litfast.models.twin import is_per_sample, is_repeatable, is_same
 from litfast.models.weights import load_weights
 
 SPEC_2 = {6: 8_430_528, 4: 6_069_184, 2: 3_707_840, 1: 2_527_168}
@@ -111,6 +112,16 @@ def test_a_teachers_ends_and_blocks_start_a_student() -> None:
     assert copy_blocks(small("stargan6"), small("stargan2")) == {"bottleneck": [0, 5]}
     taught = teacher.state_dict()
     assert all(torch.equal(value, taught[key]) for key, value in student.state_dict().items())
+
+
+def test_a_copied_stem_and_the_bottleneck_can_share_their_passes() -> None:
+    teacher, student = small("stargan2"), small("stargan1", seed=1).train()
+    assert not is_same(teacher.stem, student.stem)
+    copy_ends(teacher, student)
+    assert is_same(teacher.stem, student.stem)
+    ir = teacher.stem(inputs()).detach()
+    (bottleneck,) = student.sections
+    assert is_repeatable(bottleneck, ir) and is_per_sample(bottleneck, ir, ir.flip(0))
 
 
 def test_the_spec_survives_json_and_makes_the_same_model_again() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from litfast.models import SectionedModel, check_pair, copy_blocks, copy_ends, create, depth, parameters
 from litfast.models.inference import Inference, agreement
+from litfast.models.twin import is_per_sample, is_repeatable, is_same
 from litfast.models.vdcnn import SHORTEST, VDCNN, KMaxPool
 from litfast.models.weights import load_weights
 
@@ -115,6 +116,17 @@ def test_a_deep_teachers_blocks_start_a_shallow_student(nine: SectionedModel) ->
     assert copy_blocks(teacher, middle) == chosen
     taught, learned = teacher.state_dict(), student.state_dict()
     assert all(torch.equal(value, taught[key]) for key, value in learned.items())
+
+
+def test_a_copied_stem_and_every_section_can_share_their_passes(nine: SectionedModel) -> None:
+    teacher, student = create("vdcnn9", classes=5), copy.deepcopy(nine)
+    assert not is_same(teacher.stem, student.stem)
+    copy_ends(teacher, student)
+    assert is_same(teacher.stem, student.stem)
+    irs = [ir.detach() for ir in teacher.eval().observe(texts(64, samples=4))[0]]
+    student.train()
+    for section, ir in zip(student.sections, irs, strict=False):
+        assert is_repeatable(section, ir) and is_per_sample(section, ir, ir.flip(0))
 
 
 def test_blocks_and_alphabet_are_the_specs_and_make_the_same_model_again() -> None:
