@@ -16,6 +16,7 @@ class Moments:
         self._mean = torch.empty(0)  # [D]
         self._scatter = torch.empty(0)  # [D, D], sum of (x - mean) (x - mean)^T
 
+    @torch.inference_mode()
     def add(self, features: Tensor) -> None:
         """Take in a batch of features [B, D].
 
@@ -28,13 +29,16 @@ class Moments:
         if len(features):
             features = features.double()
             mean = features.mean(0)
-            centred = features - mean
-            self._combine(len(features), mean, centred.T @ centred)
+            difference = self._shift(len(features), mean)
+            rows = torch.cat([features - mean, difference[None]])
+            self._scatter.addmm_(rows.T, rows)  # in place: [D, D] is large
 
+    @torch.inference_mode()
     def merge(self, other: Moments) -> None:
         """Take in all that `other` has seen."""
         if other.count:
-            self._combine(other.count, other._mean, other._scatter)
+            difference = self._shift(other.count, other._mean)
+            self._scatter.addr_(difference, difference).add_(other._scatter)
 
     @property
     def mean(self) -> Tensor:
@@ -46,16 +50,23 @@ class Moments:
         """[D, D], the unbiased one: divided by the number of samples less 1."""
         return self._scatter / (self.count - 1)
 
-    def _combine(self, count: int, mean: Tensor, scatter: Tensor) -> None:
-        # Chan, Golub, LeVeque (1979): no sum of squares, so a large mean costs no digits
+    def _shift(self, count: int, mean: Tensor) -> Tensor:
+        """Count `count` samples of this mean in; their part of the scatter that lies between the means.
+
+        Chan, Golub, LeVeque (1979): no sums of squares, so a large mean costs no digits.
+
+        Returns:
+            v [D]: v v^T is what the scatter has to grow by, beside the scatter of the new samples.
+        """
         if not self.count:
-            self.count, self._mean, self._scatter = count, mean.clone(), scatter.clone()
-            return
+            self._mean = torch.zeros_like(mean)
+            self._scatter = mean.new_zeros(len(mean), len(mean))
         total = self.count + count
         difference = mean - self._mean
-        self._scatter = self._scatter.addr(difference, difference, alpha=self.count * count / total) + scatter
+        weight = self.count * count / total
         self._mean = self._mean + difference * (count / total)
         self.count = total
+        return difference * weight**0.5
 
 
 def fid(real: Moments, generated: Moments) -> float:

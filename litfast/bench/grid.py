@@ -15,9 +15,9 @@ from litfast.engine.evaluate import evaluating
 from litfast.models.stargan import with_domain
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
-LABEL, SMALL, LARGE, APART = 100, 96, 256, 10  # pixels
+LABEL, SMALL, LARGE, APART = 160, 96, 256, 10  # pixels; LABEL at most
 
 
 def grid(
@@ -46,38 +46,40 @@ def grid(
         )
     images, target = _chosen(loader, count)
     own = domain_planes(target, domains)
-    rows = {name: _row(generator, images, own, target.dim() == 2) for name, generator in generators.items()}
+    flips = target.dim() == 2
+    rows = {name: _row(generator, images, own, flips) for name, generator in generators.items()}
+    font = ImageFont.load_default(TEXT)
     side, height = _tile(images)
-    left, top = LABEL + GAP, 3 * TEXT
+    left, top = min(max(int(font.getlength(name)) for name in rows) + 3 * GAP, LABEL), 2 * TEXT
     across, group = len(domains) + 1, len(rows) * (height + GAP) + APART
-    sheet = Image.new("RGB", (left + across * (side + GAP) + APART, top + len(images) * group), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
-    heads = ["input", *(f"± {name}" if target.dim() == 2 else name for name in domains)]
+    size = left + across * (side + GAP) + APART, top + len(images) * group + (0 if flips else 2 * TEXT)
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    heads = ["input", *(f"± {name}" if flips else name for name in domains)]
     for column, head in enumerate(heads):
         x = left + column * (side + GAP) + (APART if column else 0)
-        draw.text((x, top - TEXT - 2 * GAP), fitting(head, side, draw, font), INK, font)
+        draw.text((x, top - TEXT - GAP), fitting(head, side, draw, font), INK, font)
     for i, image in enumerate(images):
         for line, (name, translations) in enumerate(rows.items()):
             y = top + i * group + line * (height + GAP)
-            draw.text((GAP, y + height // 2 - TEXT // 2), fitting(name, LABEL, draw, font), INK, font)
+            draw.text((GAP, y + height // 2 - TEXT // 2), fitting(name, left - GAP, draw, font), INK, font)
             if not line:
                 sheet.paste(_picture(image, side, height), (left, y))
             for domain, translation in enumerate(translations[i]):
                 x = left + (domain + 1) * (side + GAP) + APART
                 sheet.paste(_picture(translation, side, height), (x, y))
-                if target.dim() == 1 and target[i] == domain:
-                    _frame(draw, x, y, side, height)
+                if not flips and target[i] == domain:
+                    draw.rectangle((x - 2, y - 2, x + side + 1, y + height + 1), outline=PALE, width=2)
+    if not flips:
+        draw.text((left, size[1] - 2 * TEXT), "framed: the domain that the image has", PALE, font)
     return sheet
 
 
 def _chosen(loader: Loader, count: int) -> tuple[Tensor, Tensor]:
     """Images [N, C, H, W] and targets."""
-    found = [
-        (batch.images[shown.to(batch.images.device)], batch.target[shown.to(batch.target.device)])
-        for batch, shown in spread(loader, count)
-    ]
+    found = [(batch.images.cpu()[shown], batch.target.cpu()[shown]) for batch, shown in spread(loader, count)]
     images, targets = zip(*found, strict=True)
-    return torch.cat(images).cpu(), torch.cat(targets).cpu()
+    return torch.cat(images), torch.cat(targets)
 
 
 def _row(generator: nn.Module, images: Tensor, own: Tensor, flips: bool) -> Tensor:
@@ -110,7 +112,3 @@ def _picture(image: Tensor, width: int, height: int) -> Image.Image:
     picture = Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
     grows = width >= picture.width
     return picture.resize((width, height), Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS)
-
-
-def _frame(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, height: int) -> None:
-    draw.rectangle((x - 2, y - 2, x + width + 1, y + height + 1), outline=PALE, width=2)

@@ -55,6 +55,16 @@ def test_merged_moments_are_those_of_both_sets() -> None:
     torch.testing.assert_close(one.covariance, x[:23].T.cov())  # what was merged stays as it was
 
 
+def test_moments_grow_in_and_out_of_inference_mode() -> None:
+    x, found = samples(30, 3, 15), Moments()
+    with torch.inference_mode():
+        found.add(x[:10] * 1)
+    found.add(x[10:].requires_grad_())
+    found.merge(moments(x))
+    assert not found.covariance.requires_grad
+    torch.testing.assert_close(found.covariance, x.detach().repeat(2, 1).T.cov())
+
+
 def test_half_precision_features_are_summed_in_fp64() -> None:
     x = samples(500, 3, 2).bfloat16()
     assert moments(x, 7).covariance.dtype == torch.float64

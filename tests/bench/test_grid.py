@@ -14,6 +14,7 @@ from litfast.bench.grid import APART, LABEL, SMALL, grid
 from litfast.data.contact_sheet import GAP, TEXT
 from litfast.data.resident import ResidentLoader
 
+TOP = 2 * TEXT
 DOMAINS = ("cat", "dog", "a domain with a very long name")
 
 
@@ -39,8 +40,8 @@ def loader(size: int = 8, attributes: bool = False, count: int = 6) -> ResidentL
 
 def tile(sheet: Image.Image, image: int, row: int, column: int, *, rows: int, side: int = SMALL) -> Any:
     """Pixels [side, side, 3]; column 0 is the input."""
-    x = LABEL + GAP + column * (side + GAP) + (APART if column else 0)
-    y = 3 * TEXT + image * (rows * (side + GAP) + APART) + row * (side + GAP)
+    x = sheet.width - 4 * (side + GAP) - APART + column * (side + GAP) + (APART if column else 0)
+    y = TOP + image * (rows * (side + GAP) + APART) + row * (side + GAP)
     return np.array(sheet)[y : y + side, x : x + side]
 
 
@@ -61,22 +62,27 @@ def test_each_image_has_a_row_for_each_generator_and_a_column_for_each_domain() 
 
 
 def test_the_own_domain_is_framed_and_no_other() -> None:
-    pixels = np.array(grid({"a": Painter(0.0)}, loader(), domains=DOMAINS, count=2))
-    framed = []
-    for domain in range(3):
-        x = LABEL + GAP + (domain + 1) * (SMALL + GAP) + APART
-        framed.append((pixels[3 * TEXT + 5, x - 1] == 105).all())
-    assert framed == [True, False, False]
+    sheet = grid({"a": Painter(0.0)}, loader(), domains=DOMAINS, count=2)
+    left = sheet.width - 4 * (SMALL + GAP)
+    edges = [np.array(sheet)[TOP + 5, left + (domain + 1) * (SMALL + GAP) - 1] for domain in range(3)]
+    assert [int(edge[0]) for edge in edges] == [105, 255, 255]
+    below = np.array(sheet)[-2 * TEXT :]
+    assert (below < 150).any()  # and says so
 
 
-def test_rows_and_columns_are_named_within_their_room() -> None:
-    pixels = np.array(grid({"teacher": Painter(0.0)}, loader(), domains=DOMAINS, count=1))
-    heads = [
-        pixels[: 3 * TEXT - 4, LABEL + GAP + c * (SMALL + GAP) + APART :][:, :SMALL] for c in range(1, 4)
-    ]
-    assert all((head < 128).any() for head in heads)
-    assert (pixels[3 * TEXT :, :LABEL] < 128).any()
-    assert (pixels[: 3 * TEXT - 4, -APART:] == 255).all()  # the long name is cut
+def test_names_are_written_within_their_room() -> None:
+    def labelled(name: str) -> tuple[Any, int]:
+        sheet = grid({name: Painter(0.0)}, loader(), domains=DOMAINS, count=1)
+        return np.array(sheet), sheet.width - 4 * (SMALL + GAP) - APART
+
+    pixels, left = labelled("teacher")
+    for column in range(4):
+        x = left + column * (SMALL + GAP) + (APART if column else 0)
+        assert (pixels[: TOP - 4, x : x + SMALL] < 128).any()
+    assert (pixels[: TOP - 4, -APART - GAP + 4 :] == 255).all()  # a long domain is cut
+    assert 50 < left < 80 and (pixels[TOP : TOP + SMALL, :left] < 128).any()
+    pixels, left = labelled("a generator with a name that is longer than the room for it")
+    assert left == LABEL and (pixels[TOP : TOP + SMALL, left - GAP : left] == 255).all()
 
 
 def test_attributes_are_flipped_one_a_column() -> None:
@@ -89,7 +95,7 @@ def test_attributes_are_flipped_one_a_column() -> None:
 def test_images_of_any_size_are_shown(size: int, side: int) -> None:
     sheet = grid({"a": Painter(0.0)}, loader(size, count=2), domains=DOMAINS, count=2)
     assert (tile(sheet, 1, 0, 0, rows=1, side=side) == 40).all()
-    assert sheet.width == LABEL + GAP + 4 * (side + GAP) + APART
+    assert (tile(sheet, 1, 0, 3, rows=1, side=side) == level(0.3)).all()
 
 
 def test_pixels_grow_by_a_whole_factor_and_broken_ones_are_shown_grey() -> None:
