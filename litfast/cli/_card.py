@@ -13,7 +13,7 @@ A student of {depth} weighted layers, {parameters:,} parameters, {macs:,} multip
 {teacher}
 | | |
 |---|---|
-| test accuracy | {accuracy:.2f} % of {test} {unit} |
+| {result} |
 | trained on | {train} {unit} of {data} |
 | input | {input} |
 | classes | {classes} |
@@ -48,8 +48,7 @@ def text(experiment: Experiment, results: dict[str, Any]) -> str:
         parameters=model["parameters"],
         macs=model["macs"],
         teacher=_teacher(results),
-        accuracy=results["test_accuracy"]["student"],
-        test=results["samples"]["test"],
+        result=_result(results),
         train=results["samples"]["train"],
         unit=data.unit,
         input=_input(data),
@@ -59,6 +58,15 @@ def text(experiment: Experiment, results: dict[str, Any]) -> str:
         spec=", ".join(f"{key}={value!r}" for key, value in spec.items()),
         version=__version__,
     )
+
+
+def _result(results: dict[str, Any]) -> str:
+    if "scores" in results:
+        found = results["scores"]["student"]
+        value = f"{found['fid']:.2f}, judged by {found['extractor']}"
+        return f"FID of {found['translations']} translations | {value}"
+    accuracy, test = results["test_accuracy"]["student"], results["samples"]["test"]
+    return f"test accuracy | {accuracy:.2f} % of {test} {results['unit']}"
 
 
 def _input(data: Data) -> str:
@@ -73,6 +81,7 @@ def _teacher(results: dict[str, Any]) -> str:
     if len(results["models"]) == 1:
         return ""
     teacher = results["models"][0]
-    accuracy = results["test_accuracy"]["teacher"]
     size = f"{teacher['depth']} layers, {teacher['parameters']:,} parameters"
-    return f"Its teacher has {size}, {accuracy:.2f} %.\n"
+    if "scores" in results:
+        return f"Its teacher has {size}, FID {results['scores']['teacher']['fid']:.2f}.\n"
+    return f"Its teacher has {size}, {results['test_accuracy']['teacher']:.2f} %.\n"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from litfast import build
 from litfast.bench import quick, report
-from litfast.cli import _card, _console
+from litfast.cli import _card, _console, _translation
 from litfast.config import Config
 from litfast.engine import evaluate
 from litfast.engine.rundir import RunDirectory
+from litfast.models.ensemble import Ensemble
 from litfast.models.sectioned import SectionedModel
 
 
@@ -18,13 +20,13 @@ def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, 
     precision = experiment.config.engine.precision
     models = experiment.models
     files = {name: run.write_weights(f"{name}.safetensors", model) for name, model in models.items()}
-    accuracies = {name: evaluate(model, experiment.test).accuracy for name, model in models.items()}
+    judged = _judged(run, experiment)
     results: dict[str, Any] = {
         "method": experiment.config.method.name,
         "data": experiment.data.name,
         "unit": experiment.data.unit,
         "samples": {"train": experiment.train.samples, "test": experiment.test.samples},
-        "test_accuracy": accuracies,
+        **judged,
         "phases": _phases(run),
         "throughput": (throughput := _throughput(run)),
         "advice": _advice(throughput, experiment),
@@ -32,14 +34,26 @@ def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, 
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "precision": precision,
     }
-    results |= _measure(models, experiment, accuracies, files)
-    run.write("model.json", model_document(experiment, accuracies["student"]))
+    results |= _measure(models, experiment, judged.get("test_accuracy", {}), files)
+    run.write("model.json", model_document(experiment, judged))
     run.write("results.json", results)
     run.write_text("README.md", _card.text(experiment, results))
     return results
 
 
-def model_document(experiment: build.Experiment, accuracy: float) -> dict[str, Any]:
+def _judged(run: RunDirectory, experiment: build.Experiment) -> dict[str, Any]:
+    """Every model on the test split: accuracy (of BAN's generations together, too), or generators' scores."""
+    models = experiment.models
+    if experiment.discriminator is not None:
+        run.write_weights("discriminator.safetensors", experiment.discriminator)
+        return {"scores": _translation.judge(models, experiment.config, experiment.data, run.path)}
+    accuracies = {name: evaluate(model, experiment.test).accuracy for name, model in models.items()}
+    if experiment.config.method.name == "ban" and len(experiment.students) > 1:
+        accuracies["ensemble"] = evaluate(Ensemble(experiment.students), experiment.test).accuracy
+    return {"test_accuracy": accuracies}
+
+
+def model_document(experiment: build.Experiment, judged: Mapping[str, Any]) -> dict[str, Any]:
     """How to build and feed the student."""
     data, student = experiment.data, experiment.student
     return {
@@ -48,7 +62,7 @@ def model_document(experiment: build.Experiment, accuracy: float) -> dict[str, A
         "weights": "student.safetensors",
         "input": dict(data.form),
         "classes": list(data.classes),
-        "test_accuracy": accuracy,
+        **{name: values["student"] for name, values in judged.items()},
         "data": data.name,
     }
 
@@ -59,7 +73,13 @@ def show(results: dict[str, Any], run: RunDirectory, *, as_json: bool) -> None:
         _console.print_json({"run": str(run.path), **results})
         return
     _console.out.print(report.summary(results))
-    _console.say(f"accuracy is of {results['samples']['test']} test {results['unit']} of {results['data']}")
+    if "scores" in results:
+        _console.out.print(_translation.table(results["scores"]))
+        _console.say(f"translations: {run.path / _translation.PICTURE}")
+    else:
+        said = f"accuracy is of {results['samples']['test']} test {results['unit']} of {results['data']}"
+        ensemble = results["test_accuracy"].get("ensemble")
+        _console.say(said + ("" if ensemble is None else f"; ensemble of all generations: {ensemble:.2f} %"))
     for name, phase in results["phases"].items():
         if phase["best"] is not None:
             best_last = f"best {phase['best']:.2f} %, last {phase['last']:.2f} %"
@@ -140,9 +160,9 @@ def _measure(
 ) -> dict[str, Any]:
     measured = quick(
         models,
-        input=experiment.data.input,
+        input=experiment.input,
         device=str(experiment.config.engine.device),
-        accuracies=accuracies,
+        accuracies={name: value for name, value in accuracies.items() if name in models},
         weights_bytes=files,
     )
     return {key: measured[key] for key in ("models", "rows", "ratios", "device", "threads", "machine")}
