@@ -81,8 +81,8 @@ def test_replays_are_the_eager_steps_to_the_bit(which: str, records: int) -> Non
 def test_a_compiled_step_is_the_eager_one(which: str, backend: str) -> None:
     """The random draws and what is differentiated twice stay outside of the compiled code.
 
-    In fp64: behind an instance norm the middle tap of a constant plane has no gradient but for rounding, which
-    Adam makes a step of.
+    In fp64: before an instance norm the middle tap of a constant plane has no gradient but for rounding,
+    which Adam makes a step of.
     """
     torch._dynamo.reset()
 
