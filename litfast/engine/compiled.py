@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -61,7 +62,9 @@ class CompiledStep:
             self._step.wrap(self._compiler)
             return lambda: self._step.compute(batch, due)
 
-        why = objection(self._step, batch, due, progress, prepare)
+        with warnings.catch_warnings():  # of what dynamo itself asks behind a graph break
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+            why = objection(self._step, batch, due, progress, prepare)
         if why is not None:
             self._step.wrap(lambda function: function)
             self._step.notes.append(f"{self._step.phase.name}: the step is not compiled: {why}")

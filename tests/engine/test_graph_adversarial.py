@@ -27,13 +27,13 @@ Run = Callable[[Step], Runner]
 
 
 def translator(blocks: int) -> SectionedModel:
-    return SectionedModel(Generator([blocks], classes=4, channels=3, width=4), ["bottleneck"])
+    return SectionedModel(Generator([blocks], classes=4, channels=3, width=4), ["bottleneck"]).double()
 
 
 def trained(which: str, run: Run, *, captured: bool = False) -> tuple[nn.Module, Step, list[Any]]:
     """The model after twelve steps of one phase, the step, and all metrics."""
     torch.manual_seed(0)
-    critic, student = Discriminator(4, image_size=8, channels=3, width=4), translator(1)
+    critic, student = Discriminator(4, image_size=8, channels=3, width=4).double(), translator(1)
     if which == "adversarial":
         phase: Phase = next(adversarial(student, critic, train=ADAM, domains=4))
     else:
@@ -46,7 +46,9 @@ def trained(which: str, run: Run, *, captured: bool = False) -> tuple[nn.Module,
         runner = run(step)
         torch.manual_seed(2)
         for at in range(STEPS):
-            batch = Batch(torch.rand(8, 3, 8, 8, generator=generator), labels[torch.randperm(8)])
+            batch = Batch(
+                torch.rand(8, 3, 8, 8, dtype=torch.float64, generator=generator), labels[torch.randperm(8)]
+            )
             said.append(runner(batch, step=at, progress=at / STEPS))
             said[-1] = {name: value.item() for name, value in said[-1].items()}
     return phase.model, step, said
@@ -77,7 +79,11 @@ def test_replays_are_the_eager_steps_to_the_bit(which: str, records: int) -> Non
 @pytest.mark.parametrize("which", ["adversarial", "sections", "finetune"])
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_a_compiled_step_is_the_eager_one(which: str, backend: str) -> None:
-    """The random draws and what is differentiated twice stay outside of the compiled code."""
+    """The random draws and what is differentiated twice stay outside of the compiled code.
+
+    In fp64: before an instance norm the middle tap of a constant plane has no gradient but for rounding,
+    which Adam makes a step of.
+    """
     torch._dynamo.reset()
 
     def compiled(step: Step) -> Runner:
@@ -86,4 +92,4 @@ def test_a_compiled_step_is_the_eager_one(which: str, backend: str) -> None:
     ours, step, _ = trained(which, compiled)
     eager, _, _ = trained(which, lambda step: step)
     assert step.notes == []
-    assert_same(ours, eager, rtol=1e-4, atol=1e-5)
+    assert_same(ours, eager, rtol=0, atol=1e-8)

@@ -283,11 +283,16 @@ def test_the_run_is_planned_and_its_ways_are_timed(
     assert choose(walk, faces, device=CPU, candidates=candidates, options=options).mode == "eager"
 
 
-def test_training_makes_the_critic_tell_the_domains_and_the_generator_rebuild_its_input(
+def test_training_learns_the_domains_and_to_translate_between_them(
     translator: Translator, critic: nn.Module, faces: ResidentLoader
 ) -> None:
-    schedule = replace(SCHEDULE, epochs=20, lr=2e-3)
+    schedule = replace(SCHEDULE, epochs=20, lr=5e-3)
     phases = adversarial(translator(1), critic, train=schedule, domains=4, critic_steps=2)
     said = [report.metrics for report in litfast.train(phases, faces) if report.kind == "epoch"]
-    assert said[-1]["discriminator.cls"] < 0.8 * said[0]["discriminator.cls"]
-    assert said[-1]["generator.rec"] < 0.8 * said[0]["generator.rec"]
+    for name, share in {
+        "discriminator.cls": 0.2,
+        "discriminator.gp": 0.2,
+        "generator.cls": 0.2,
+        "generator.rec": 0.9,
+    }.items():
+        assert said[-1][name] < share * said[0][name], name
