@@ -15,7 +15,7 @@ from litfast.cli._trials import Outcome, Trial
 
 Litfast = Callable[..., Result]
 
-# `FILE.py:function`: a set whose test samples nobody may look at
+# `FILE.py:function`: a set whose test samples nobody may look at, but for the first one's shape
 SEALED = """
 from litfast.data.sets import load
 
@@ -31,7 +31,9 @@ class Pictures:
 
 class Sealed(Pictures):
     def __getitem__(self, i):
-        raise ValueError("the test samples were looked at")
+        if i:
+            raise ValueError("the test samples were looked at")
+        return super().__getitem__(i)
 
 def pictures():
     images = load("synthetic", size=8, train=96, val=32, test=16)
@@ -51,6 +53,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "teacher.train.epochs": 1,
         "sections.epochs": 1,
         "engine.device": "cpu",
+        "engine.mode": "eager",
     }
     return [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
 
