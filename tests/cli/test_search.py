@@ -102,7 +102,7 @@ def test_the_recipe_is_ready_to_run(searched: tuple[Path, Result], litfast: Litf
     out, result = searched
     settings = config.load(str(out / "recipe.toml"))
     chosen = record.read(out / "search.json")["results"]["chosen"]
-    assert settings.method.options.items() >= chosen.items() and settings.engine.mode == "auto"
+    assert settings.method.options.items() >= chosen.items() and settings.engine.branches == "auto"
     assert f"litfast train {out / 'recipe.toml'}" in " ".join(result.stdout.split("\n"))
     assert litfast("train", out / "recipe.toml", "--dry-run").exit_code == 0
 
