@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,20 +20,24 @@ from litfast.cli._grid import axes, cells, split
 
 Litfast = Callable[..., Result]
 
-QUICK = [
-    word
-    for key in ("teacher.train.epochs=1", "sections.epochs=1", "engine.device=cpu")
-    for word in ("--set", key)
-]
+SETS = {
+    "data.options.train": 64,
+    "data.options.test": 32,
+    "teacher.train.epochs": 1,
+    "sections.epochs": 1,
+    "engine.device": "cpu",
+    "engine.mode": "eager",
+}
+QUICK = [word for key, value in SETS.items() for word in ("--set", f"{key}={value}")]
 # `FILE.py:function`: a set whose making kills the process, as a machine short of memory does
 DEADLY = """
 import os, signal
 from litfast.data.sets import load
 
-def pictures(deadly):
+def pictures(deadly, **options):
     if deadly:
         os.kill(os.getpid(), signal.SIGKILL)
-    return load("synthetic")
+    return load("synthetic", **options)
 """
 
 
@@ -119,30 +124,52 @@ def test_a_killed_process_is_one_failed_run(recipe: Path, litfast: Litfast, tmp_
     assert (tmp_path / "s" / "deadly=false,seed=0" / "results.json").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_stopped_sweep_goes_on_where_it_was(
-    number: signal.Signals, code: int, recipe: Path, tmp_path: Path
-) -> None:
-    words = [*QUICK, "--set", "sections.epochs=12", "--grid", "method.beta=0.5", "--out", "s"]
-    command = [sys.executable, "-m", "litfast", "sweep", str(recipe), *words]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    run = tmp_path / "s" / "beta=0.5,seed=0"
+def _wait_for(run: Path) -> None:
+    """Until a run is in its second phase."""
     deadline = time.monotonic() + 60
-    while (
-        not (run / "checkpoints" / "last.pt").exists() or not (run / "checkpoints" / "0-teacher.pt").exists()
-    ):
-        assert time.monotonic() < deadline and process.poll() is None
+    while not all((run / "checkpoints" / name).exists() for name in ("0-teacher.pt", "last.pt")):
+        assert time.monotonic() < deadline, f"{run.name} never came so far"
         time.sleep(0.01)
-    os.kill(process.pid, number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code and not (run / "results.json").exists()
-    assert number == signal.SIGKILL or "stopped; the same command continues: litfast sweep" in stderr
-    resumed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "[1/1] beta=0.5,seed=0: resumed" in resumed.stderr
+
+
+def _check_resumed(run: Path, result: Result) -> None:
+    assert result.exit_code == 0, result.output
+    assert f"[1/1] {run.name}: resumed" in result.stderr
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     epochs = [row["epoch"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
-    assert epochs == [1, *range(1, 13), 1]
+    assert epochs == [1, *range(1, 26), 1]
+
+
+LONG = [*QUICK, "--set", "sections.epochs=25", "--grid", "method.beta=0.5"]
+
+
+def test_a_killed_sweep_goes_on_where_it_was(recipe: Path, litfast: Litfast, tmp_path: Path) -> None:
+    words = ["sweep", str(recipe), *LONG, "--out", str(tmp_path)]
+    run = tmp_path / "beta=0.5,seed=0"
+    process = subprocess.Popen([sys.executable, "-m", "litfast", *words], stderr=subprocess.DEVNULL)
+    _wait_for(run)
+    process.kill()
+    process.wait(timeout=60)
+    time.sleep(1)  # its run notices, and ends too
+    assert not (run / "results.json").exists()
+    _check_resumed(run, litfast(*words))
+
+
+def test_ctrl_c_checkpoints_and_says_how_to_go_on(recipe: Path, litfast: Litfast, tmp_path: Path) -> None:
+    words = ["sweep", str(recipe), *LONG, "--out", str(tmp_path)]
+    run = tmp_path / "beta=0.5,seed=0"
+
+    def stop() -> None:
+        _wait_for(run)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    stopped = litfast(*words)
+    thread.join()
+    assert stopped.exit_code == 130 and not (run / "results.json").exists()
+    assert "stopped; the same command continues: litfast " in stopped.stderr
+    _check_resumed(run, litfast(*words))
 
 
 @pytest.mark.parametrize(
