@@ -19,6 +19,10 @@ from litfast.models.pairing import copy_ends as copy_ends
 from litfast.models.resnet_cifar import ResNetCIFAR as ResNetCIFAR
 from litfast.models.sectioned import SectionedModel as SectionedModel
 from litfast.models.sectioned import sectioned as sectioned
+from litfast.models.stargan import Discriminator as Discriminator
+from litfast.models.stargan import Generator as Generator
+from litfast.models.stargan import with_domain as with_domain
+from litfast.models.vdcnn import VDCNN as VDCNN
 from litfast.models.weights import load_weights as load_weights
 from litfast.registry import Registry, unknown
 
@@ -40,7 +44,7 @@ def create(
     Args:
         name: one of MODELS, such as "resnet20".
         classes: width of the logits, K; of a generator, the number of its domains.
-        channels: channels of the input images; a model of texts takes none.
+        channels: channels of the input images; a model of texts has none, its spec neither.
         blocks: blocks of each section, in place of those that the name stands for.
         options: the family's own keyword arguments, such as `option` ("A" or "B") of a ResNet.
 
@@ -51,14 +55,15 @@ def create(
         ValueError: an unknown name or option (the nearest known one is named), or one that the model refuses.
     """
     make = MODELS[name]
-    known = [
-        key for key in inspect.signature(make).parameters if key not in ("classes", "channels", "blocks")
-    ]
+    takes = inspect.signature(make).parameters
+    known = [key for key in takes if key not in ("classes", "channels", "blocks")]
     for key in options:
         if key not in known:
             raise ValueError(f"create: {unknown(f'option of {name}', key, known)}")
     chosen = None if blocks is None else list(blocks)
-    given = dict(classes=classes, channels=channels, blocks=chosen, **options)
+    given = dict(classes=classes, blocks=chosen, **options)
+    if "channels" in takes:
+        given["channels"] = channels
     model, names = make(**given)
     return SectionedModel(model, names, spec=dict(name=name, **given))
 
@@ -71,4 +76,22 @@ def _resnet(
     return model, ("layer1", "layer2", "layer3")
 
 
+def _vdcnn(
+    per_section: Sequence[int], *, classes: int, blocks: Sequence[int] | None, alphabet: int = 69
+) -> tuple[nn.Module, tuple[str, ...]]:
+    model = VDCNN(per_section if blocks is None else blocks, classes=classes, alphabet=alphabet)
+    return model, ("section1", "section2", "section3", "section4")
+
+
+def _stargan(
+    count: int, *, classes: int, channels: int, blocks: Sequence[int] | None, width: int = 64
+) -> tuple[nn.Module, tuple[str, ...]]:
+    counts = [count] if blocks is None else blocks
+    return Generator(counts, classes=classes, channels=channels, width=width), ("bottleneck",)
+
+
+VDCNN_BLOCKS = {9: (1, 1, 1, 1), 17: (2, 2, 2, 2), 29: (5, 5, 2, 2), 49: (8, 8, 5, 3)}
+
 MODELS.update({f"resnet{6 * n + 2}": partial(_resnet, n) for n in (1, 2, 3, 5, 7, 9, 18)})
+MODELS.update({f"vdcnn{layers}": partial(_vdcnn, blocks) for layers, blocks in VDCNN_BLOCKS.items()})
+MODELS.update({f"stargan{count}": partial(_stargan, count) for count in (6, 4, 2, 1)})

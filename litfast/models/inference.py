@@ -94,7 +94,10 @@ class Inference:
         names = ("stem", *teacher.names, "head")
         plain = []
         for name, part in zip(names, self._parts, strict=True):
-            program, out = fused(part.plain, x, dtype), part.plain(x)
+            out, program = (
+                part.plain(x),
+                fused(part.plain, x, dtype),
+            )  # a refused input: the model's own words
             fits = program is not None and _error(program(x), out) <= torch.finfo(dtype).eps ** 0.5
             part.runs = program if fits else part.plain
             if not fits:
