@@ -1,5 +1,7 @@
 """A step of LIT's phase "sections" as one would write it, and as litfast runs it, rung by rung.
 
+It is measured on CIFAR ResNets, on VDCNNs and on the bottleneck of StarGAN's generator.
+
 Contenders: "plain", the loop of the published LIT code in plain torch, fp32, contiguous; "plain bf16", the
 same under bf16 autocast and channels-last; "plain compile", the one of these two that has the case's
 precision, its loss function under torch.compile; "plain graph", the whole plain step captured as it is. Then
@@ -19,11 +21,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from step_models import FAMILIES, Start, laid_out
+from step_models import make as made
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,9 +39,7 @@ from litfast.build import fast_bf16
 from litfast.data.loader import Batch
 from litfast.engine import modes, trial
 from litfast.engine.step import autocast, prepared
-from litfast.models import create
 from litfast.models.inference import Inference
-from litfast.models.pairing import copy_ends
 from litfast.phase import Phase, Schedule
 
 # torch.compile imports what torch itself calls deprecated
@@ -59,8 +62,9 @@ TOLERANCE = {"parameters": trial.TOLERANCE, "statistics": FORWARD, "loss": FORWA
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """CIFAR ResNets by depth."""
+    """Models of one family by depth."""
 
+    family: str = "resnet"
     teacher: int
     student: int
     batch: int
@@ -68,33 +72,34 @@ class Case:
     precision: str = "fp32"
 
     def __str__(self) -> str:
-        models = f"ResNet-{self.teacher} -> {self.student}"
+        models = f"{FAMILIES[self.family].title}-{self.teacher} -> {self.student}"
         return f"{models} B={self.batch} beta {self.beta:g} {self.precision}"
 
     @property
-    def size(self) -> tuple[int, int, float]:
-        return self.teacher, self.batch, self.beta
+    def size(self) -> tuple[str, int, int, float]:
+        return self.family, self.teacher, self.batch, self.beta
 
     @property
     def joint(self) -> bool:
         return self.beta > 0
 
 
-# Teacher, batch, beta. A step of the deep pair takes seconds on two cores, a compilation one to two minutes.
-ON_CPU = ((110, 128, 0.75), (56, 32, 0.75), (56, 128, 0.75), (56, 128, 0))
+# Family, teacher, batch, beta. A step of the deep pairs takes seconds on two cores, a compilation one to two
+# minutes.
+ON_CPU = (
+    ("resnet", 110, 128, 0.75),
+    ("resnet", 56, 32, 0.75),
+    ("resnet", 56, 128, 0.75),
+    ("resnet", 56, 128, 0),
+    ("vdcnn", 29, 128, 0.05),
+    ("vdcnn", 29, 128, 0),
+    ("vdcnn", 17, 8, 0.05),
+    ("vdcnn", 17, 8, 0),
+    ("stargan", 6, 4, 0),
+)
 COMPILED_ON_CPU = ON_CPU[2]
 COMPILED_ONCE = "on a CPU for ResNet-56 -> 20 at B=128, joint, alone: a minute or more of compiling"
 NO_CUDA = "needs a CUDA device"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """Where every contender begins, on copies: the models, and the batch that all train on."""
-
-    teacher: nn.Module
-    student: nn.Module
-    images: Tensor
-    target: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +138,12 @@ def cases() -> Iterator[Case]:
             for batch in (32, 128, 1024):
                 for beta in (0.75, 0):
                     yield Case(teacher=teacher, student=20, batch=batch, beta=beta, precision=precision)
+        for teacher, batch, beta in product((29, 17), (8, 128), (0.05, 0)):
+            yield Case(
+                family="vdcnn", teacher=teacher, student=9, batch=batch, beta=beta, precision=precision
+            )
+        for batch in (4, 16):
+            yield Case(family="stargan", teacher=6, student=2, batch=batch, beta=0, precision=precision)
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=str)
@@ -174,27 +185,8 @@ def measure(request: pytest.FixtureRequest, case: Case, stack: ExitStack) -> Non
 
 
 def make(case: Case) -> Start:
-    """Random models, the teacher's batch norms with the statistics of random images, and a random batch."""
-    torch.manual_seed(0)
-    teacher, student = (create("resnet20", blocks=[(n - 2) // 6] * 3) for n in (case.teacher, case.student))
-    norms = [module for module in teacher.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = None  # the plain mean over all passes
-    teacher.train()
-    with torch.no_grad():
-        for _ in range(3):
-            teacher(torch.randn(32, 3, 32, 32))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    copy_ends(teacher, student)
-    images, target = torch.randn(case.batch, 3, 32, 32), torch.randint(10, (case.batch,))
-    return Start(
-        teacher=teacher.eval().to(DEVICE),
-        student=student.eval().to(DEVICE),
-        images=images.to(DEVICE),
-        target=target.to(DEVICE),
-    )
+    """The start of a case."""
+    return made(FAMILIES[case.family], case.teacher, case.student, case.batch, DEVICE)
 
 
 def makers(start: Start, case: Case, stack: ExitStack) -> dict[str, Maker | str]:
@@ -242,25 +234,27 @@ def plain(
     precision = precision or case.precision
     layout = torch.channels_last if precision == "bf16" else torch.contiguous_format
     teacher, student = (copy.deepcopy(model.model).to(memory_format=layout) for model in pair(start))
-    images, target = start.images.contiguous(memory_format=layout), start.target
-    sections = [student.layer1, student.layer2, student.layer3]
+    images, target = laid_out(start.images, layout), start.target
+    teacher_stem, teacher_sections, teacher_head = start.family.parts(teacher)
+    _, parts, _ = start.family.parts(student)
     student.requires_grad_(False)
+    sections = [module for module, _ in parts]
     for section in sections:
         section.train().requires_grad_()
 
     def loss(images: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
-            irs = [F.relu(teacher.bn1(teacher.conv1(images)))]
-            for section in (teacher.layer1, teacher.layer2, teacher.layer3):
+            irs = [teacher_stem(images)]
+            for _, section in teacher_sections:
                 irs.append(section(irs[-1]))
-            taught = teacher.linear(irs[-1].mean((2, 3)))
+            taught = teacher_head(irs[-1])
         total = torch.zeros((), device=images.device)
         if case.joint:
             logits = student(images)
             soft = F.cross_entropy(logits / TAU, F.softmax(taught / TAU, -1))
             hard = F.cross_entropy(logits, target)
             total = case.beta * (ALPHA * hard + (1 - ALPHA) * TAU**2 * soft)
-        for section, ir, goal in zip(sections, irs[:-1], irs[1:], strict=True):
+        for (_, section), ir, goal in zip(parts, irs[:-1], irs[1:], strict=True):
             total = total + (1 - case.beta) * F.mse_loss(section(ir), goal)
         return SCALE * total
 
@@ -334,7 +328,7 @@ def litfast(start: Start, case: Case, rung: Rung, stack: ExitStack) -> Contender
     step, runner = modes.make(
         phase, DEVICE, mode=rung.mode, branches=rung.branches, rows=1, precision=case.precision
     )
-    batch = Batch(start.images.contiguous(memory_format=torch.channels_last), start.target)
+    batch = Batch(laid_out(start.images, torch.channels_last), start.target)
 
     def run() -> Tensor:
         metrics = runner(batch, step=0, progress=0.0)

@@ -127,7 +127,11 @@ def test_set_below_a_value_is_refused(recipe: str) -> None:
             "bets",
             r"^recipe: engine.keep must be one of best, last, got 'bets'; did you mean 'best'\?$",
         ),
-        ("engine.precision", "fp8", r"^recipe: engine.precision must be one of auto, bf16, fp32, got 'fp8'"),
+        (
+            "engine.precision",
+            "fp8",
+            r"^recipe: engine.precision must be one of auto, bf16, fp16, fp32, got 'fp8'",
+        ),
         (
             "engine.mode",
             "warp",
@@ -144,7 +148,7 @@ def test_set_below_a_value_is_refused(recipe: str) -> None:
         (
             "engine.teacher_precision",
             "fp8",
-            r"^recipe: engine.teacher_precision must be one of auto, bf16, fp32, got 'fp8'",
+            r"^recipe: engine.teacher_precision must be one of auto, bf16, fp16, fp32, got 'fp8'",
         ),
         ("engine.log_every", 0, r"^recipe: engine.log_every must be 1 or more, got 0$"),
         ("data.batch", "many", r"^recipe: data.batch must be of type int, got 'many'$"),

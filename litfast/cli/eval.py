@@ -12,6 +12,7 @@ from litfast import build, config
 from litfast.cli import _console
 from litfast.engine import evaluate as measure
 from litfast.engine.rundir import RunDirectory
+from litfast.engine.step import PRECISIONS
 from litfast.models.weights import load_weights
 
 
@@ -26,7 +27,7 @@ def evaluate(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set, e.g. cifar10.")] = None,
     root: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -43,8 +44,8 @@ def evaluate(
             raise ValueError("eval: either a run folder or --model must be given, got both or none")
         if model is not None and (weights is None or data is None):
             raise ValueError("eval: --model needs --weights FILE and --data NAME, got only some of them")
-        if precision not in ("fp32", "bf16"):
-            raise ValueError(f"eval: --precision must be fp32 or bf16, got {precision!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"eval: --precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     settings = _of_run(run) if run is not None else _of_options(str(model), str(data), root)
     settings = build.resolve(replace(settings, engine=replace(settings.engine, device=device)))
     settings = replace(settings, data=replace(settings.data, root=str(root) if root else settings.data.root))

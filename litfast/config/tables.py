@@ -146,8 +146,8 @@ class EngineConfig:
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        _choice("engine.precision", self.precision, ("auto", "fp32", "bf16"))
-        _choice("engine.teacher_precision", self.teacher_precision, ("auto", "fp32", "bf16"))
+        for key in ("precision", "teacher_precision"):
+            _choice(f"engine.{key}", getattr(self, key), ("auto", "fp32", "bf16", "fp16"))
         _choice("engine.mode", self.mode, ("auto", "eager", "compile", "graph", "compile-graph"))
         _choice("engine.branches", self.branches, ("auto", "serial", "parallel"))
         _choice("engine.keep", self.keep, ("last", "best"))

@@ -12,14 +12,21 @@ from litfast.phase import Schedule
 
 
 def make(
-    params: Sequence[nn.Parameter], schedule: Schedule, *, captured: bool = False
+    params: Sequence[nn.Parameter], schedule: Schedule, *, captured: bool = False, scaled: bool = False
 ) -> torch.optim.Optimizer:
     """The optimizer of a branch, fused: one pass over parameter, gradient and state.
 
     Args:
         captured: the update will be part of a captured graph: the learning rate is a tensor on the device of
             the parameters, so that a replay reads it afresh, and nothing is counted on the host.
+        scaled: the gradients carry a loss scale (fp16): the fused kernel divides by it, and leaves everything
+            as it is where a gradient is not finite. The host is not asked.
+
+    Raises:
+        ValueError: `scaled` for an optimizer that torch has no fused kernel of.
     """
+    if scaled and schedule.optimizer == "rmsprop":
+        raise ValueError("train: optimizer must be sgd, adam or adamw with precision fp16, got rmsprop")
     device = params[0].device
     lr: float | Tensor = torch.tensor(schedule.lr, device=device) if captured else schedule.lr
     common: dict[str, Any] = {"lr": lr, "weight_decay": schedule.weight_decay}
@@ -32,7 +39,12 @@ def make(
         case "rmsprop":  # torch has no fused RMSprop
             return torch.optim.RMSprop(params, momentum=schedule.momentum, foreach=True, **counted, **common)
     assert schedule.optimizer == "sgd", schedule.optimizer
-    return torch.optim.SGD(params, momentum=schedule.momentum, fused=True, **common)
+    optimizer = torch.optim.SGD(params, momentum=schedule.momentum, fused=True, **common)
+    if scaled and schedule.momentum:
+        # torch allocates momentum in the first step and leaves it unwritten where that step is skipped
+        for parameter in params:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -51,12 +51,13 @@ def plan(
             for branch in phase.branches:
                 with autocast(device, precision), _Saved() as saved:
                     branch.loss(observation)
-                yield _branch(phase, branch, data.steps, saved.bytes)
+                yield _branch(phase, branch, precision, data.steps, saved.bytes)
 
 
-def _branch(phase: Phase, branch: Branch, steps: int, activation_bytes: int) -> BranchPlan:
+def _branch(phase: Phase, branch: Branch, precision: str, steps: int, activation_bytes: int) -> BranchPlan:
     models = {id(p): p for module in (phase.model, *phase.frozen) for p in module.parameters()}
-    optim.make(branch.params, branch.schedule)  # a wrong schedule is found here and not after the first phase
+    # a wrong schedule is found here and not after the first phase
+    optim.make(branch.params, branch.schedule, scaled=precision == "fp16")
     return BranchPlan(
         phase=phase.name,
         branch=branch.name,

@@ -11,11 +11,12 @@ from litfast.engine.step import Step
 
 
 class Snapshot:
-    """Parameters, buffers, optimizer state, averaged weights and random state of a step, as they are now."""
+    """Parameters, buffers, optimizer state, loss scales, averaged weights and random state of a step, now."""
 
     def __init__(self, step: Step) -> None:
         self._step = step
         self._values = {id(tensor): tensor.detach().clone() for tensor in changed(step)}
+        self._scales = {name: scaler.state_dict() for name, scaler in step.scalers.items()}
         self._cuda = step.device if step.device.type == "cuda" else None
         self._rng = torch.get_rng_state()
         self._cuda_rng = None if self._cuda is None else torch.cuda.get_rng_state(self._cuda)
@@ -32,6 +33,8 @@ class Snapshot:
                 tensor.zero_()
             else:
                 tensor.copy_(before)
+        for name, scaler in self._step.scalers.items():
+            scaler.load_state_dict(self._scales[name])
         torch.set_rng_state(self._rng)
         if self._cuda is not None and self._cuda_rng is not None:
             torch.cuda.set_rng_state(self._cuda_rng, self._cuda)

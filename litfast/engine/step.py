@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from litfast.data.loader import Batch
 from litfast.engine import optim
 from litfast.engine.average import Average
 from litfast.engine.streams import Serial, Streams
 from litfast.phase import Branch, Phase
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # what autocast computes in
 
 Function = Callable[..., Any]
 Runner = Callable[..., dict[str, Tensor]]  # called as a Step is
@@ -28,7 +31,9 @@ class Step:
 
     Args:
         phase: what trains.
-        precision: "fp32", or "bf16" (autocast; losses, batch-norm statistics and optimizer state stay fp32).
+        precision: "fp32", or "bf16" or "fp16" (autocast; losses, batch-norm statistics and optimizer state
+            stay fp32). In fp16 every branch has a loss scale of its own, and the device leaves out an update
+            whose gradients are not finite.
         device: where the model lives.
         accumulate: equal parts of a batch that go through the models one by one; a branch's gradient is the
             mean over the parts, which for losses that are means is the gradient of the whole batch. Batch
@@ -61,10 +66,13 @@ class Step:
         self._streams: Streams = streams or Serial()
         self.wrap(lambda function: function)
         self.average = None if ema is None else Average(phase.model, ema)
+        scaled = precision == "fp16"
         self.optimizers = {
-            branch.name: optim.make(branch.params, branch.schedule, captured=captured)
+            branch.name: optim.make(branch.params, branch.schedule, captured=captured, scaled=scaled)
             for branch in phase.branches
         }
+        # one that is not enabled passes everything through
+        self.scalers = {b.name: GradScaler(device.type, enabled=scaled) for b in phase.branches}
 
     def __call__(self, batch: Batch, *, step: int, progress: float) -> dict[str, Tensor]:
         """Train on one batch, at the learning rates of `progress` epochs. Metrics stay on the device."""
@@ -117,10 +125,11 @@ class Step:
         return metrics
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs besides the model: optimizers, average, the branches' own state."""
+        """What a checkpoint needs besides the model: optimizers, scales, average, branches' own state."""
         return {
             "kinds": self._kinds,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()},
             "branches": {b.name: b.state.state_dict() for b in self.phase.branches if b.state is not None},
             "average": None if self.average is None else self.average.state(),
         }
@@ -129,7 +138,7 @@ class Step:
         """Take up what `state` gave.
 
         Raises:
-            ValueError: the state of other branches, of other optimizers, or without the average.
+            ValueError: the state of other branches, of other optimizers, without the average or the scales.
         """
         if state["kinds"] != self._kinds:
             ours, theirs = _listed(self._kinds), _listed(state["kinds"])
@@ -138,6 +147,7 @@ class Step:
         if (average is None) != (self.average is None):
             ours, theirs = ("none", "one") if self.average is None else ("one", "none")
             raise ValueError(f"train: the checkpoint must hold {ours} average of weights (ema), got {theirs}")
+        self._load_scalers(state.get("scalers", {}))  # older checkpoints have none
         for name, optimizer in self.optimizers.items():
             optim.load(optimizer, state["optimizers"][name])
         for branch in self.phase.branches:
@@ -150,13 +160,23 @@ class Step:
     def _kinds(self) -> dict[str, str]:
         return {branch.name: branch.schedule.optimizer for branch in self.phase.branches}
 
+    def _load_scalers(self, states: dict[str, dict[str, Any]]) -> None:
+        for name, scaler in self.scalers.items():
+            state = states.get(name, {})
+            if bool(state) != scaler.is_enabled():
+                ours, theirs = ("a", "none") if scaler.is_enabled() else ("no", "one")
+                raise ValueError(f"train: the checkpoint must hold {ours} loss scale (fp16), got {theirs}")
+            scaler.load_state_dict(state)
+
     def _train(self, branch: Branch, observations: Sequence[Any]) -> dict[str, Tensor]:
-        optimizer = self.optimizers[branch.name]
+        optimizer, scaler = self.optimizers[branch.name], self.scalers[branch.name]
         optimizer.zero_grad(set_to_none=True)
         losses = [self._backward(branch, observation) for observation in observations]
         if branch.schedule.clip is not None:
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(branch.params, branch.schedule.clip, foreach=True)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         return {
             f"{branch.name}.{name}": _combined(name, [part[name] for part in losses]) for name in losses[0]
         }
@@ -167,7 +187,8 @@ class Step:
             losses = self._losses[branch.name](observation)
         loss = losses["loss"] if self.accumulate == 1 else losses["loss"] / self.accumulate
         # a generator's loss reaches the discriminator; with one branch nothing else takes a gradient
-        loss.backward(inputs=list(branch.params) if len(self.phase.branches) > 1 else None)
+        inputs = list(branch.params) if len(self.phase.branches) > 1 else None
+        self.scalers[branch.name].scale(loss).backward(inputs=inputs)
         return {name: value.detach() for name, value in losses.items()}
 
 
@@ -189,8 +210,9 @@ def _combined(name: str, parts: Sequence[Tensor]) -> Tensor:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 autocast where `precision` says so, else nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """Autocast to what `precision` says; in fp32 nothing."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from litfast.engine.evaluate import Evaluation, evaluate
 from litfast.engine.meters import Clock, Journal, Sums, Window, first_non_finite
 from litfast.engine.patience import exhausted, updated, validation_losses
 from litfast.engine.report import Report
-from litfast.engine.step import Runner, Step, prepared
+from litfast.engine.step import PRECISIONS, Runner, Step, prepared
 from litfast.engine.store import Progress, Store, Weights
 from litfast.phase import Phase
 
@@ -59,7 +59,7 @@ def train(
         seed: of dropout and noise (every phase starts from it); the loader has a seed of its own.
         resume: continue from the checkpoints in `out`. On the CPU, at the same thread count, the result is
             bit-identical to an uninterrupted run's.
-        precision: "fp32" or "bf16" (autocast).
+        precision: "fp32", or "bf16" or "fp16" (autocast; fp16 with a dynamic loss scale).
         keep: "last", or "best": each phase ends with the weights of its best validation accuracy.
         accumulate: equal parts of a batch that are computed one by one before the update: the activations of
             one part take memory, the step stays that of the whole batch (up to batch norm).
@@ -76,8 +76,8 @@ def train(
         FloatingPointError: a loss is not finite; the last good checkpoint is kept.
         OSError: a checkpoint cannot be written; the one before it is kept.
     """
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"train: precision must be fp32 or bf16, got {precision!r}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"train: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if keep not in ("last", "best") or (keep == "best" and val is None):
         raise ValueError(f"train: keep must be last, or best with a validation loader, got {keep!r}")
     if log_every < 1:

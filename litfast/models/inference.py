@@ -13,7 +13,7 @@ from litfast.models._fusion import fused, is_packed
 from litfast.models._modes import evaluating
 from litfast.models.sectioned import SectionedModel
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # what autocast computes in
 
 
 class Observer(Protocol):
@@ -38,8 +38,8 @@ class Inference:
 
     Args:
         teacher: never changed.
-        precision: "fp32" computes in the model's own dtype, whatever the caller's autocast says; "bf16" under
-            bf16 autocast, the weights cast once.
+        precision: "fp32" computes in the model's own dtype, whatever the caller's autocast says; "bf16" and
+            "fp16" under their autocast, the weights cast once.
 
     Attributes:
         plain: the parts that run as they are: "stem", names of sections, "head".
@@ -64,7 +64,8 @@ class Inference:
     @torch.no_grad()  # inference mode's tensors could not be saved for the student's backward
     def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """The IRs, S + 1 of them, and the logits [B, K] of a batch [B, ...]."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
             # compiled code cannot ask; whoever compiles has run a step before
             if not torch.compiler.is_compiling() and self._made_for != self._state(x):
@@ -87,7 +88,7 @@ class Inference:
 
     def _make(self, x: Tensor) -> None:
         teacher = self.teacher
-        dtype = torch.bfloat16 if self.precision == "bf16" else next(teacher.parameters()).dtype
+        dtype = PRECISIONS[self.precision] or next(teacher.parameters()).dtype
         self._tensors = [*teacher.parameters(), *teacher.buffers()]
         self._made_for = self._state(x)
         names = ("stem", *teacher.names, "head")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -49,18 +50,38 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
+@pytest.fixture
+def small(bench_step: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts and images that a test has time for."""
+    models = sys.modules["step_models"]
+    monkeypatch.setattr(models, "CHARACTERS", 61)
+    monkeypatch.setattr(models, "PIXELS", 16)
+
+
 def tiny(bench_step: ModuleType, beta: float) -> Any:
     return bench_step.Case(teacher=14, student=8, batch=4, beta=beta)
 
 
-@betas
+@pytest.mark.parametrize(
+    ("models", "beta"),
+    [
+        ({"teacher": 14, "student": 8}, 0.75),
+        ({"teacher": 14, "student": 8}, 0),
+        ({"family": "vdcnn", "teacher": 17, "student": 9}, 0.05),
+        ({"family": "vdcnn", "teacher": 17, "student": 9}, 0),
+        ({"family": "stargan", "teacher": 2, "student": 1}, 0),
+    ],
+    ids=str,
+)
 def test_in_fp64_every_rung_ends_a_step_where_the_plain_loop_does(
-    bench_step: ModuleType, stack: ExitStack, beta: float
+    bench_step: ModuleType, stack: ExitStack, models: dict[str, Any], beta: float, small: None
 ) -> None:
-    case = tiny(bench_step, beta)
+    case = bench_step.Case(**models, batch=4 if len(models) == 2 else 2, beta=beta)
     start = bench_step.make(case)
     start.teacher.double(), start.student.double()
-    makers = bench_step.makers(replace(start, images=start.images.double()), case, stack)
+    if start.images.is_floating_point():
+        start = replace(start, images=start.images.double())
+    makers = bench_step.makers(start, case, stack)
     before, expected = bench_step.first_step(makers["plain"]())
     for name in LADDER if beta else LADDER[:2]:
         _, found = bench_step.first_step(makers[name]())
@@ -159,6 +180,7 @@ def test_a_case_that_is_not_measured_here_has_its_reason(
     here = [case for case in bench_step.cases() if bench_step.not_here(case) is None]
     assert sorted(case.size for case in here) == sorted(bench_step.ON_CPU)
     assert {case.precision for case in here} == {"fp32"}
+    assert len({str(case) for case in bench_step.cases()}) == len([*bench_step.cases()])
     large = bench_step.Case(teacher=110, student=20, batch=1024, beta=0)
     with pytest.raises(pytest.skip.Exception, match="on a GPU only"):
         bench_step.test_step(None, large)

@@ -247,7 +247,7 @@ def test_closing_after_an_unread_nan_does_not_replace_the_good_checkpoint(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "fp8"}, "train: precision must be fp32 or bf16, got 'fp8'"),
+        ({"precision": "fp8"}, "train: precision must be one of fp32, bf16, fp16, got 'fp8'"),
         ({"keep": "worst"}, "train: keep must be last, or best with a validation loader, got 'worst'"),
         ({"keep": "best"}, "train: keep must be last, or best with a validation loader, got 'best'"),
         ({"log_every": 0}, "train: log_every must be 1 or more, got 0"),

@@ -57,10 +57,15 @@ def test_it_is_observe_up_to_rounding(
     assert not any(t.requires_grad or t.is_inference() for t in (*irs, logits))
 
 
-def test_bf16_is_within_its_rounding_and_gives_bf16(images: Tensor) -> None:
-    inference = Inference(made(), precision="bf16")
-    close(inference, images, 0.03)
-    assert {ir.dtype for ir in inference.observe(images)[0]} == {torch.bfloat16}
+@pytest.mark.parametrize(
+    ("precision", "dtype", "off"), [("bf16", torch.bfloat16, 0.03), ("fp16", torch.float16, 0.004)]
+)
+def test_a_half_precision_is_within_its_rounding_and_gives_its_dtype(
+    precision: str, dtype: torch.dtype, off: float, images: Tensor
+) -> None:
+    inference = Inference(made(), precision=precision)
+    close(inference, images, off)
+    assert {ir.dtype for ir in inference.observe(images)[0]} == {dtype}
 
 
 def test_fp32_holds_inside_of_the_callers_autocast(images: Tensor) -> None:
@@ -88,7 +93,7 @@ def test_on_a_cpu_every_convolution_is_fused_with_what_follows(images: Tensor) -
     assert sum(one.overwrites for one in convolutions) == 3
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_the_teacher_stays_as_it_is_to_the_bit(precision: str, images: Tensor) -> None:
     teacher = made()
     before, versions = deepcopy(teacher.state_dict()), [t._version for t in teacher.state_dict().values()]
@@ -129,7 +134,7 @@ def test_new_weights_make_a_new_program(images: Tensor) -> None:
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="Inference: precision must be one of fp32, bf16, got 'fp8'"):
+    with pytest.raises(ValueError, match="Inference: precision must be one of fp32, bf16, fp16, got 'fp8'"):
         Inference(made(), precision="fp8")
 
 
