@@ -1,4 +1,6 @@
-"""Train a recipe with several seeds and write one record: accuracy of every seed, mean and spread, time.
+"""Train a recipe with several seeds and write one record: how every seed does, mean and spread, time.
+
+With `--keep FOLDER` the runs stay, FOLDER for one seed, FOLDER-SEED for several.
 
 From the checkout, so that the record knows its commit:
 
@@ -29,40 +31,45 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the record to write")
     parser.add_argument("--seeds", default="0", help="comma separated")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE")
+    parser.add_argument("--keep", metavar="FOLDER", help="keep the run folders")
     given = parser.parse_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]
-    runs = [run(given.recipe, given.sets, seed) for seed in seeds]
-    accuracies = [each["test_accuracy"]["student"] for each in runs]
+    many = len(seeds) > 1
+    kept = {seed: given.keep and (f"{given.keep}-{seed}" if many else given.keep) for seed in seeds}
+    runs = [run(given.recipe, given.sets, seed, kept[seed]) for seed in seeds]
+    what = "test_accuracy" if "test_accuracy" in runs[0] else "fid"
+    found = [each[what]["student"] if what in each else each["scores"]["student"][what] for each in runs]
     results = {
-        "test_accuracy": accuracies,
-        "mean": statistics.fmean(accuracies),
-        "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        what: found,
+        "mean": statistics.fmean(found),
+        "std": statistics.stdev(found) if many else None,
         "command_seconds": [each["command_seconds"] for each in runs],
         "threads": runs[0]["threads"],
         "runs": runs,
     }
-    finite = all(0 < accuracy <= 100 for accuracy in accuracies)
+    checks = {
+        "test_accuracy": {"accuracies are percentages": all(0 < value <= 100 for value in found)},
+        "fid": {"distances are positive": all(0 <= value < float("inf") for value in found)},
+    }
     words = [given.out.name if word == str(given.out) else word for word in sys.argv[1:]]  # no one's folders
     line = shlex.join(["python", "-m", "benchmarks.record_training", *words])
-    written = record.write(
-        given.out, command=line, results=results, checks={"accuracies are percentages": finite}
-    )
-    print(
-        f"{given.out.name}: {results['mean']:.2f} % mean of seeds {given.seeds}, commit {written['commit']}"
-    )
+    written = record.write(given.out, command=line, results=results, checks=checks[what])
+    said = f"{what} {results['mean']:.2f}, mean of seeds {given.seeds}"
+    print(f"{given.out.name}: {said}, commit {written['commit']}")
 
 
-def run(recipe: str, sets: list[str], seed: int) -> dict[str, Any]:
+def run(recipe: str, sets: list[str], seed: int, keep: str | None) -> dict[str, Any]:
     """One whole `litfast train` in a process of its own; what it reports, and how long the command took."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "litfast", "train", recipe, "--seed", str(seed), "--json"]
-        command += ["--out", f"{folder}/run", *(word for text in sets for word in ("--set", text))]
+        command += ["--out", keep or f"{folder}/run", *(word for text in sets for word in ("--set", text))]
         started = time.perf_counter()
         answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         seconds = time.perf_counter() - started
     document = json.loads(answer.stdout)
-    kept = ("method", "data", "samples", "test_accuracy", "phases", "seconds", "precision", "threads")
-    return {"seed": seed, "command_seconds": round(seconds, 1), **{key: document[key] for key in kept}}
+    wanted = ("method", "data", "samples", "test_accuracy", "scores", "phases", "seconds", "precision")
+    known = {key: document[key] for key in (*wanted, "threads") if key in document}
+    return {"seed": seed, "command_seconds": round(seconds, 1), **known}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from litfast.build.method import trains_generator
@@ -17,6 +18,7 @@ from litfast.data.tokens import TokenLoader
 from litfast.models import Input
 
 EVAL_BATCH = 128
+OWN_FOLDERS = ("image_folder", "webdataset")  # sets that bear their folder's name
 OF_IMAGES = ("mean", "std", "crop", "flip", "centre_crop", "size", "workers")
 
 AnySamples = TypeVar("AnySamples", bound=Choosable)
@@ -109,7 +111,7 @@ def _images(config: Config, images: ImageSet) -> tuple[Config, Data]:
         )
 
     return _settled(config, found.name), Data(
-        name=images.name,
+        name=Path(said.root).name if said.root and said.name in OWN_FOLDERS else images.name,
         unit="images",
         classes=images.classes,
         attributes=screen.attributes(images),

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from litfast import build, config
-from litfast.cli import _console
+from litfast.cli import _console, _translation
 from litfast.engine import evaluate as measure
 from litfast.engine.rundir import RunDirectory
 from litfast.engine.step import PRECISIONS
+from litfast.models import GENERATORS
 from litfast.models.weights import load_weights
 
 
@@ -27,23 +28,31 @@ def evaluate(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set, e.g. cifar10.")] = None,
     root: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="NAME=RUN", help="Another run's generator, in the same table."),
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Evaluate on the test split.
+    """Evaluate on the test split: accuracy; of generators scores and a picture of their translations.
 
     Examples:
 
         litfast eval runs/digits-1
 
         litfast eval --model resnet56 --weights resnet56.th --data cifar10 --root cifar-10-batches-bin
+
+        litfast eval runs/stargan-lit --with scratch=runs/stargan-scratch
     """
     with _console.usage():
         if (run is None) == (model is None):
             raise ValueError("eval: either a run folder or --model must be given, got both or none")
         if model is not None and (weights is None or data is None):
             raise ValueError("eval: --model needs --weights FILE and --data NAME, got only some of them")
+        if model in GENERATORS:
+            raise ValueError(f"eval: a generator must be evaluated from its run folder, got --model {model}")
         if precision not in PRECISIONS:
             raise ValueError(f"eval: --precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     settings = _of_run(run) if run is not None else _of_options(str(model), str(data), root)
@@ -52,6 +61,11 @@ def evaluate(
     settings, found = build.data(settings)
     for line in found.notes:
         _console.say(line, _console.err)
+    if run is not None and build.trains_generator(settings):
+        _translations(run, settings, found, beside or [], as_json=as_json)
+        return
+    if beside:
+        raise ValueError(f"eval: --with must come with a generator's run, got {beside[0]!r}")
     said = build.links(settings)[-1]
     student = build.model(said, found).to(str(settings.engine.device))
     file = run / "student.safetensors" if run is not None else weights
@@ -65,6 +79,29 @@ def evaluate(
             f"{said.model} on {found.name}, test: {judged.accuracy:.2f} % of {judged.samples} "
             f"{found.unit}, cross-entropy {judged.loss:.4f} ({precision})"
         )
+
+
+def _translations(
+    run: Path, settings: config.Config, data: build.Data, beside: list[str], *, as_json: bool
+) -> None:
+    """Scores of the run's generators and of those beside them; the picture is the run's."""
+    tables = {"teacher": settings.teacher, "student": build.links(settings)[-1]}
+    named = {name: (run, name, said) for name, said in tables.items() if said is not None}
+    for text in beside:
+        name, _, folder = text.partition("=")
+        if not folder or name in named:
+            raise ValueError(f"eval: --with must be NAME=RUN with a name of its own, got {text!r}")
+        named[name] = (Path(folder), "student", build.links(_of_run(Path(folder)))[-1])
+    models = {}
+    for name, (place, file, said) in named.items():
+        models[name] = build.model(said, data).to(str(settings.engine.device))
+        load_weights(models[name], place / f"{file}.safetensors")
+    found = _translation.judge(models, settings, data, run)
+    if as_json:
+        _console.print_json({"data": data.name, "split": "test", "scores": found})
+    else:
+        _console.out.print(_translation.table(found))
+        _console.say(f"translations: {run / _translation.PICTURE}")
 
 
 def _of_run(run: Path) -> config.Config:
