@@ -120,7 +120,11 @@ def test_set_below_a_value_is_refused(recipe: str) -> None:
         ),
         ("data.bach", 3, r"^recipe: key must be one of data.batch, .* did you mean 'data.batch'\?$"),
         ("teacher.train.lrr", 3, r"^recipe: key must be .* did you mean 'teacher.train.lr'\?$"),
-        ("sede", 3, r"^recipe: key must be one of data, engine, .* got 'sede'; did you mean 'seed'\?$"),
+        (
+            "sede",
+            3,
+            r"^recipe: key must be one of data, .* got 'sede'; did you mean 'seed'\?$",
+        ),
         ("studnet.model", "resnet8", r"^recipe: key must be .* got 'studnet'; did you mean 'student'\?$"),
         (
             "engine.keep",

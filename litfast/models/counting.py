@@ -32,7 +32,9 @@ def macs(model: nn.Module, input: Input) -> int:
 
 
 def depth(model: nn.Module) -> int:
-    """Number of weighted layers as the papers count them: 20 for ResNet-20.
+    """Number of weighted layers: 20 for ResNet-20, 18 for StarGAN with 6 blocks, as the papers count.
+
+    VDCNN's name counts its convolutions alone: VDCNN-9 has 12 here, with its three linear layers.
 
     Convolutions and linear layers count; the 1x1 convolutions of a shortcut (modules under a name with
     "shortcut" or "downsample") lie beside the path and do not.

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from litfast.models import create, depth, macs, parameters
+from litfast.models import Input, create, depth, macs, parameters
 from litfast.models.resnet_cifar import BasicBlock, PadShortcut, ResNetCIFAR
 
 SPEC_2 = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
@@ -23,7 +23,7 @@ def test_parameter_counts_are_those_of_the_paper(layers: int, count: int) -> Non
 @pytest.mark.parametrize("layers", [8, 14, 20, 32, 44, 56, 110])
 def test_macs_and_depth_are_those_of_the_paper(layers: int) -> None:
     model = create(f"resnet{layers}")
-    assert macs(model, (3, 32, 32)) == 443_008 + 2_359_296 * (layers - 3)
+    assert macs(model, Input((3, 32, 32))) == 443_008 + 2_359_296 * (layers - 3)
     assert depth(model) == layers
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from litfast.models import (
+    Input,
     SectionedModel,
     check_pair,
     copy_blocks,
@@ -48,7 +49,7 @@ def test_parameters_macs_and_depth_are_those_of_the_docstring(layers: int) -> No
     with torch.device("meta"):
         model = create(f"resnext{layers}")
         assert parameters(create(f"resnext{layers}", classes=100)) == parameters(model) + 90 * 129
-        cost = macs(model, (3, 32, 32))
+        cost = macs(model, Input((3, 32, 32)))
     assert (parameters(model), cost) == sizes(layers)
     assert depth(model) == layers
     line = rf"ResNeXt-{layers} +{parameters(model):,} +{cost / 1e6:.1f} M\n"

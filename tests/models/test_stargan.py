@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from litfast.models import (
+    Input,
     SectionedModel,
     check_pair,
     copy_blocks,
@@ -54,7 +55,7 @@ def test_depth_and_macs_are_those_of_the_layers() -> None:
     ends = 16 * 16 * 49 * (6 * 8 + 8 * 3)  # the first and the last convolution, 7 x 7
     halvings = 2 * 16 * (8 * 8 * 8 * 16 + 4 * 4 * 16 * 32)  # and the transposed ones, which mirror them
     blocks = 4 * 4 * 4 * 9 * 32 * 32
-    assert macs(small("stargan2"), (6, 16, 16)) == ends + halvings + blocks
+    assert macs(small("stargan2"), Input((6, 16, 16))) == ends + halvings + blocks
 
 
 def test_the_bottleneck_is_the_one_section_and_images_come_out() -> None:
