@@ -176,11 +176,13 @@ def test_a_contender_that_cannot_run_is_absent_with_its_reason(
 def test_a_case_that_is_not_measured_here_has_its_reason(
     bench_step: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_step, "_fast_bf16", lambda device: False)
+    monkeypatch.setattr(bench_step, "fast_bf16", lambda device: False)
     here = [case for case in bench_step.cases() if bench_step.not_here(case) is None]
     assert sorted(case.size for case in here) == sorted(bench_step.ON_CPU)
     assert {case.precision for case in here} == {"fp32"}
     assert len({str(case) for case in bench_step.cases()}) == len([*bench_step.cases()])
+    texts = bench_step.Case(family="vdcnn", teacher=29, student=9, batch=128, beta=0)
+    assert bench_step.not_here(texts) == "half a minute a step on a CPU: no bf16 units on this machine"
     large = bench_step.Case(teacher=110, student=20, batch=1024, beta=0)
     with pytest.raises(pytest.skip.Exception, match="on a GPU only"):
         bench_step.test_step(None, large)
