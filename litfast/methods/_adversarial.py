@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from litfast.data.loader import Batch
+from litfast.methods._draws import uniform
 from litfast.models.stargan import with_domain
 from litfast.phase import Branch, Losses, Phase, Schedule
 
@@ -85,7 +86,7 @@ def adversarial(
     yield Phase(
         name=name,
         model=nn.ModuleDict({"generator": student, "discriminator": discriminator}),
-        observe=torch.compiler.disable(draw),  # compiled code would draw other numbers
+        observe=draw,
         branches=(critic, translator),
         trains=(student, discriminator),
     )
@@ -93,7 +94,7 @@ def adversarial(
 
 def draw(batch: Batch) -> Translation:
     """Give every image the label of a random one of the batch, without asking the device."""
-    order = torch.rand(len(batch.images), device=batch.images.device).argsort()
+    order = uniform(batch.images.shape[:1], batch.images.device).argsort()
     return Translation(batch.images, batch.target, batch.target[order])
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from litfast.data.loader import IGNORED
+from litfast.methods._draws import uniform
 from litfast.methods._kd import Seen, distill_phase, watch
 from litfast.models.inference import Observer
 from litfast.models.sectioned import SectionedModel
@@ -98,7 +99,7 @@ def permuted(logits: Tensor) -> Tensor:
         logits: [..., K].
     """
     # keys of float32 whatever the logits' dtype: bf16 has so few values that ties would favour the old order
-    keys = torch.rand(logits.shape, device=logits.device)
+    keys = uniform(logits.shape, logits.device)
     places = torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
     largest = logits.argmax(-1, keepdim=True)
     # both lists open with the largest entry; behind it one has the others in a random order, one in their own

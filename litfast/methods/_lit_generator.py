@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from litfast.data.loader import Batch
@@ -72,10 +71,8 @@ def lit_generator(
         observer=observer or teacher,
     )
 
-    drawn = torch.compiler.disable(draw)  # compiled code would draw other numbers
-
     def observe(batch: Batch) -> Seen:
-        images, target, goal = drawn(batch)
+        images, target, goal = draw(batch)
         seen: Seen = first.observe(Batch(with_domain(images, planes(goal, domains)), target))
         return seen
 
@@ -90,7 +87,7 @@ def lit_generator(
     yield Phase(
         name="finetune",
         model=student,
-        observe=drawn,
+        observe=draw,
         branches=(branch,),
         trains=ends,
         frozen=(discriminator,),
