@@ -1,6 +1,6 @@
 """Train a recipe with several seeds and write one record: how every seed does, mean and spread, time.
 
-With `--keep FOLDER` the runs stay, FOLDER for one seed, FOLDER-SEED for several.
+With `--keep FOLDER` the runs stay, FOLDER for one seed, FOLDER-SEED for several; one that was stopped is resumed.
 
 From the checkout, so that the record knows its commit:
 
@@ -61,15 +61,19 @@ def main() -> None:
 def run(recipe: str, sets: list[str], seed: int, keep: str | None) -> dict[str, Any]:
     """One whole `litfast train` in a process of its own; what it reports, and how long the command took."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "litfast", "train", recipe, "--seed", str(seed), "--json"]
-        command += ["--out", keep or f"{folder}/run", *(word for text in sets for word in ("--set", text))]
+        command = [sys.executable, "-m", "litfast", "train", "--json", "--out", keep or f"{folder}/run"]
+        resumed = keep is not None and (Path(keep) / "run.json").exists()
+        if resumed:
+            command.append("--resume")
+        else:
+            command += [recipe, "--seed", str(seed), *(word for text in sets for word in ("--set", text))]
         started = time.perf_counter()
         answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         seconds = time.perf_counter() - started
     document = json.loads(answer.stdout)
     wanted = ("method", "data", "samples", "test_accuracy", "scores", "phases", "seconds", "precision")
     known = {key: document[key] for key in (*wanted, "threads") if key in document}
-    return {"seed": seed, "command_seconds": round(seconds, 1), **known}
+    return {"seed": seed, "resumed": resumed, "command_seconds": round(seconds, 1), **known}
 
 
 if __name__ == "__main__":
