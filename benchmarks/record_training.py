@@ -1,6 +1,6 @@
 """Train a recipe with several seeds and write one record: how every seed does, mean and spread, time.
 
-With `--keep FOLDER` the runs stay, FOLDER for one seed, FOLDER-SEED for several; one that was stopped is resumed.
+With `--keep FOLDER` the runs stay, FOLDER for one seed, FOLDER-SEED for several; a stopped one is resumed.
 
 From the checkout, so that the record knows its commit:
 
