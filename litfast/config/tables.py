@@ -115,6 +115,12 @@ class ScoresConfig:
     epochs: int = 8
     images: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"recipe: scores.epochs must be 1 or more, got {self.epochs}")
+        if self.images is not None and self.images < 2:
+            raise ValueError(f"recipe: scores.images must be 2 or more, got {self.images}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MethodConfig:
