@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from litfast.build import models
 from litfast.build.data import Data, data
 from litfast.build.method import method_options, teacher_phases
-from litfast.build import models
 from litfast.build.models import model_input
 from litfast.config import Config
 from litfast.data.loader import Loader

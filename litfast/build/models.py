@@ -19,7 +19,6 @@ from litfast.models.stargan import Discriminator, check_size
 from litfast.models.weights import load_weights
 from litfast.registry import unknown
 
-
 GIVEN = ("name", "classes", "channels", "alphabet", "blocks")  # by a table's own keys and by the data
 
 
@@ -100,6 +99,11 @@ def discriminator(config: Config, data: Data) -> nn.Module | None:
     """What generators train against; None for a method that trains none."""
     if not trains_generator(config):
         return None
+    if data.unit != "images":
+        raise ValueError(
+            f"recipe: method {config.method.name!r} must have a set of images, "
+            f"got {data.name}, one of {data.unit}"
+        )
     channels, height, width = data.input.shape
     said = config.discriminator
     critic = Discriminator(len(data.classes), image_size=(height, width), channels=channels, width=said.width)
