@@ -12,6 +12,7 @@ from torch import nn
 from litfast.build.data import Data
 from litfast.build.method import trains_generator
 from litfast.config import Config, StudentConfig, TeacherConfig
+from litfast.data.sets.items import Items
 from litfast.methods import METHODS, check_chain, check_labels
 from litfast.models import GENERATORS, MODELS, Input, create
 from litfast.models.sectioned import SectionedModel
@@ -131,8 +132,9 @@ def check_models(
 ) -> None:
     """Refuse what does not fit: labels that the method cannot take, a LIT chain that is none."""
     if trains_generator(config):
-        for split in ("train", "test"):
-            check_labels(data.splits[split].labels, len(data.classes))
+        for samples in (data.splits["train"], data.splits["test"]):
+            if not isinstance(samples, Items):  # whose labels are checked as they are read
+                check_labels(samples.labels, len(data.classes))
     elif data.attributes:
         raise ValueError(f"data: labels of {data.name} must be one class an image, got several attributes")
     if teacher is not None and "student_init" in inspect.signature(METHODS[config.method.name]).parameters:

@@ -1,4 +1,4 @@
-"""A run of the shipped CelebA recipe, small: generators of attributes, several an image."""
+"""The shipped CelebA recipe, small: generators of attributes, and on a Dataset of one's own."""
 
 from __future__ import annotations
 
@@ -22,6 +22,16 @@ SMALL = (
     "scores.epochs=1",
     "engine={mode='eager',precision='fp32',threads=1}",
 )
+OWN = """
+from torch.utils.data import TensorDataset
+from litfast.data.sets import load
+
+def pictures():
+    found = load("synthetic", size=8, train=24, val=8, test=8)
+    sets = [TensorDataset(split.images, split.labels) for split in (found.train, found.test)]
+    sets[0].classes = found.classes
+    return tuple(sets)
+"""
 SCRATCH = ("method={name='scratch'}", "teacher=none", "sections=none", "finetune=none", "student.chain=none")
 
 
@@ -68,3 +78,14 @@ def test_a_classifier_of_attributes_is_refused(celeba: Path, litfast: Litfast, t
     assert result.exit_code == 1 and result.stderr.count("\n") == 1, result.output
     assert "labels of celeba must be one class an image, got several attributes" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_generators_train_on_a_dataset_of_ones_own(hasty: None, litfast: Litfast, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    data = f"data={{name='{tmp_path / 'own.py'}:pictures',limit=16}}"
+    words = ("celeba_stargan6_stargan2", *sets(data, *SMALL, "student.chain=[1]"))
+    result = litfast("train", *words, "--out", tmp_path / "run", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["samples"] == {"train": 16, "test": 8}
+    assert list(document["scores"]) == ["teacher", "student"]
