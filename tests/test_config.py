@@ -123,7 +123,7 @@ def test_set_below_a_value_is_refused(recipe: str) -> None:
         (
             "sede",
             3,
-            r"^recipe: key must be one of data, .* got 'sede'; did you mean 'seed'\?$",
+            r"^recipe: key must be one of data, discriminator, engine, .* got 'sede'; did you mean 'seed'\?$",
         ),
         ("studnet.model", "resnet8", r"^recipe: key must be .* got 'studnet'; did you mean 'student'\?$"),
         (
@@ -234,3 +234,53 @@ def test_a_config_made_in_python_with_an_option_of_none_still_round_trips() -> N
     ours = parse(changed("method.weights", None))
     assert parse(config.dump(ours)) == ours
     assert isinstance(ours, Config)
+
+
+NEW: dict[str, tuple[str, Any]] = {
+    "student.sections": ('["layer3"]', ("layer3",)),
+    "student.blocks": ("[1, 2, 1]", (1, 2, 1)),
+    "student.options": ("{ width = 4 }", {"width": 4}),
+    "data.limit": ("400", 400),
+    "discriminator.width": ("32", 32),
+    "discriminator.weights": ("d.safetensors", "d.safetensors"),
+    "scores.extractor": ("inception-2015-12-05.pt", "inception-2015-12-05.pt"),
+    "scores.epochs": ("3", 3),
+    "scores.images": ("500", 500),
+}
+
+
+@pytest.mark.parametrize("key", [*NEW, "student.chain"])
+def test_keys_of_every_family_survive_the_round_trip(key: str, recipe: str, tmp_path: Path) -> None:
+    chained = ["student.model=none"] if key == "student.chain" else []
+    text, expected = NEW.get(key, ("[17, 9]", (17, 9)))
+    ours = load(recipe, [*chained, f"{key}={text}"])
+    table, _, name = key.partition(".")
+    assert getattr(getattr(ours, table), name) == expected
+    path = tmp_path / "resolved.toml"
+    path.write_text(tomli_w.dumps(config.dump(ours)))
+    assert load(str(path)) == parse(config.dump(ours)) == ours
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("discriminator.widht", 3, "did you mean 'discriminator.width'?"),
+        ("score.epochs", 3, "did you mean 'scores'?"),
+        ("scores.epochs", 0, "scores.epochs must be 1 or more, got 0"),
+        ("scores.images", 1, "scores.images must be 2 or more, got 1"),
+        ("scores.images", "all", "scores.images must be of type int"),
+        ("student.chain", [17, 9], r"student\.model or student\.chain must be given, got both"),
+        ("student.chain", ["vdcnn9"], "student.chain must be of type int, got 'vdcnn9'"),
+        ("student.sections", "layer3", "student.sections must be of type"),
+        ("data.limit", 1.5, "data.limit must be of type int, got 1.5"),
+    ],
+)
+def test_wrong_keys_of_every_family_are_named(key: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(changed(key, value))
+
+
+@pytest.mark.parametrize(("key", "value"), [("sections", ["layer3"]), ("blocks", [1]), ("weights", "a.pt")])
+def test_a_chain_leaves_out_what_is_of_one_student(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"student\.{key} must be left out with student\.chain, got"):
+        parse({**PLAIN, "student": {"chain": [9], key: value}})

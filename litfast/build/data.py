@@ -136,6 +136,8 @@ def _texts(config: Config, texts: TextSet) -> tuple[Config, Data]:
     for key in OF_IMAGES:
         if getattr(said, key) is not None:
             raise ValueError(f"recipe: data.{key} must be left out for texts, got {getattr(said, key)!r}")
+    if said.on_error != "raise":
+        raise ValueError(f"recipe: data.on_error must be raise for texts, got {said.on_error!r}")
     if said.loader not in ("auto", "resident"):
         raise ValueError(f"recipe: data.loader must be auto or resident for texts, got {said.loader!r}")
 
@@ -155,7 +157,11 @@ def _texts(config: Config, texts: TextSet) -> tuple[Config, Data]:
         classes=texts.classes,
         attributes=False,
         input=Input((texts.length,), alphabet=texts.alphabet),
-        form={"shape": [texts.length], "ids": "litfast.data.sets.amazon, below", "alphabet": texts.alphabet},
+        form={
+            "shape": [texts.length],
+            "ids": f"characters as litfast.data.sets numbers them for {texts.name}; 0 pads, 1 is unknown",
+            "alphabet": texts.alphabet,
+        },
         loaded="loader: resident (a batch of characters is one gather)",
         notes=tuple(f"{split}: {counts.line(texts.length)}" for split, counts in texts.counts.items()),
         left_out=(),

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from litfast.build import models
 from litfast.build.data import Data, data
 from litfast.build.method import method_options, teacher_phases
-from litfast.build.models import check_models, discriminator, model_input, models, with_blocks
+from litfast.build.models import model_input
 from litfast.config import Config
 from litfast.data.loader import Loader
 from litfast.engine import auto, modes
@@ -95,6 +96,8 @@ class Experiment:
     def rehearse(self) -> list[BranchPlan]:
         """Every loss of every phase once, on copies: whatever can go wrong in a step goes wrong here."""
         engine = self.config.engine
+        if engine.keep == "best" and self.val is None:
+            raise ValueError("recipe: engine.keep must be last without validation samples, got 'best'")
         for way in self._ways():
             modes.check(*way, torch.device(engine.device))
         plans = list(
@@ -169,12 +172,14 @@ def device(name: str) -> str:
 def experiment(config: Config) -> Experiment:
     """All objects of a resolved config; whatever can be wrong with it is found here, before any training."""
     method_options(config)
+    models.check_kinds(config)
     config, found = data(config)
-    config = with_blocks(config, found)
+    config = models.with_blocks(config, found)
     torch.manual_seed(config.seed)
-    teacher, students = models(config, found)
-    critic = discriminator(config, found)
-    check_models(config, found, teacher, students)
+    teacher = models.teacher(config, found)
+    critic = models.discriminator(config, found)  # before the students: it is the same whatever they are
+    students = models.students(config, found)
+    models.check_models(config, found, teacher, students)
     train = found.loader("train")
     assert train is not None
     return Experiment(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from torch import nn
@@ -29,11 +29,16 @@ def teacher_phases(
     if discriminator is None:
         yield from scratch(teacher, train=train, name="teacher")
     else:
-        known = inspect.signature(adversarial).parameters
-        options = {key: value for key, value in config.method.options.items() if key in known}
+        options = teacher_options(config)
         yield from adversarial(
             teacher, discriminator, train=train, domains=domains, name="teacher", **options
         )
+
+
+def teacher_options(config: Config) -> dict[str, Any]:
+    """Those of the method's options that a generator's own training takes, too; of a classifier none."""
+    known = inspect.signature(adversarial).parameters if trains_generator(config) else ()
+    return {key: value for key, value in config.method.options.items() if key in known}
 
 
 def trains_generator(config: Config) -> bool:
@@ -53,6 +58,7 @@ def method_options(config: Config) -> dict[str, Any]:
         raise ValueError(f"recipe: a [teacher] table must be given for method {name!r}, got none")
     if "teacher" not in hints and config.student.chain:
         raise ValueError(f"recipe: student.chain must be left out for method {name!r}, which has no teacher")
+    _check_sections(config, hints)
     for key in config.phases:
         if key not in phases:
             raise ValueError(f"recipe: {unknown(f'a table of method {name!r}', key, phases)}")
@@ -71,3 +77,16 @@ def method_options(config: Config) -> dict[str, Any]:
             f"recipe: student.init must be 'random' for method {name!r}, got {config.student.init!r}"
         )
     return given | config.phases
+
+
+def _check_sections(config: Config, known: Container[str]) -> None:
+    """Whether the method can compress some sections alone, and trains those."""
+    said, trained = config.student.sections, config.method.options.get("train_sections")
+    if said and "copy_sections" not in known:
+        raise ValueError(
+            f"recipe: student.sections must be left out for method {config.method.name!r}, got {list(said)}"
+        )
+    if said and isinstance(trained, list) and not set(trained) <= set(said):
+        raise ValueError(
+            f"recipe: method.train_sections must be among student.sections {list(said)}, got {trained}"
+        )

@@ -12,6 +12,7 @@ from torch import nn
 from litfast.build.data import Data
 from litfast.build.method import trains_generator
 from litfast.config import Config, StudentConfig, TeacherConfig
+from litfast.data.sets.items import Items
 from litfast.methods import METHODS, check_chain, check_labels
 from litfast.models import GENERATORS, MODELS, Input, create
 from litfast.models.sectioned import SectionedModel
@@ -19,27 +20,32 @@ from litfast.models.stargan import Discriminator, check_size
 from litfast.models.weights import load_weights
 from litfast.registry import unknown
 
+GIVEN = ("name", "classes", "channels", "alphabet", "blocks")  # by a table's own keys and by the data
 
-def models(config: Config, data: Data) -> tuple[SectionedModel | None, tuple[SectionedModel, ...]]:
-    """The teacher, and the student or the students of a chain, with the weights that the recipe names."""
-    teacher = None if config.teacher is None else model(config.teacher, data)
-    if teacher is not None and config.teacher is not None and config.teacher.weights is not None:
-        load_weights(teacher, config.teacher.weights)
-    students = tuple(model(said, data) for said in links(config))
+
+def teacher(config: Config, data: Data) -> SectionedModel | None:
+    """The teacher with the weights that the recipe names; None where there is none."""
+    if config.teacher is None:
+        return None
+    made = model(config.teacher, data)
+    if config.teacher.weights is not None:
+        load_weights(made, config.teacher.weights)
+    return made
+
+
+def students(config: Config, data: Data) -> tuple[SectionedModel, ...]:
+    """The student, or those of a chain, with the weights that the recipe names."""
+    made = tuple(model(said, data) for said in links(config))
     if config.student.weights is not None:
-        load_weights(students[-1], config.student.weights)
-    return teacher, students
+        load_weights(made[-1], config.student.weights)
+    return made
 
 
 def with_blocks(config: Config, data: Data) -> Config:
     """The config with student.blocks settled where only some sections are compressed."""
     said = config.student
-    if not said.sections:
+    if not said.sections or config.teacher is None:
         return config
-    if config.teacher is None:
-        raise ValueError(
-            f"recipe: student.sections must be left out without a teacher, got {said.sections!r}"
-        )
     taught, learned = model(config.teacher, data), model(said, data)
     for name in said.sections:
         if name not in learned.names:
@@ -52,19 +58,26 @@ def with_blocks(config: Config, data: Data) -> Config:
 
 
 def links(config: Config) -> list[StudentConfig]:
-    """One table a student: `student.chain` spelt out in the teacher's family."""
+    """One table a student: `student.chain` spelt out in the teacher's family, with its options or one's own."""
     said = config.student
     if not said.chain:
         return [said]
     assert config.teacher is not None
     family = re.sub(r"\d+$", "", config.teacher.model)
-    return [replace(said, chain=(), model=f"{family}{depth}") for depth in said.chain]
+    options = said.options or config.teacher.options
+    return [replace(said, chain=(), model=f"{family}{depth}", options=options) for depth in said.chain]
 
 
 def model(said: TeacherConfig | StudentConfig, data: Data) -> SectionedModel:
     """The configured network for the classes of a set and what its samples are."""
     takes = inspect.signature(MODELS[said.model]).parameters
     given: dict[str, Any] = dict(said.options)
+    for key in GIVEN:
+        if key in given:
+            raise ValueError(
+                f"recipe: options of {said.model} must leave out {key}, which the data or the table itself "
+                f"gives, got {given[key]!r}"
+            )
     unit = "texts" if "alphabet" in takes else "images"
     if unit != data.unit:
         fitting = [
@@ -77,7 +90,7 @@ def model(said: TeacherConfig | StudentConfig, data: Data) -> SectionedModel:
             f"got {said.model!r}, which reads {unit}"
         )
     if unit == "texts":
-        given.setdefault("alphabet", data.input.alphabet)
+        given["alphabet"] = data.input.alphabet
     else:
         given["channels"] = data.input.shape[0]
     blocks = None if said.blocks is None else list(said.blocks)
@@ -88,6 +101,11 @@ def discriminator(config: Config, data: Data) -> nn.Module | None:
     """What generators train against; None for a method that trains none."""
     if not trains_generator(config):
         return None
+    if data.unit != "images":
+        raise ValueError(
+            f"recipe: method {config.method.name!r} must have a set of images, "
+            f"got {data.name}, one of {data.unit}"
+        )
     channels, height, width = data.input.shape
     said = config.discriminator
     critic = Discriminator(len(data.classes), image_size=(height, width), channels=channels, width=said.width)
@@ -101,18 +119,23 @@ def discriminator(config: Config, data: Data) -> nn.Module | None:
     return critic
 
 
-def check_models(
-    config: Config, data: Data, teacher: SectionedModel | None, students: tuple[SectionedModel, ...]
-) -> None:
-    """Refuse what does not fit: models of another kind than the method's, a LIT chain that is none."""
+def check_kinds(config: Config) -> None:
+    """Refuse known models of another kind than the method's."""
     named = [said.model for said in (config.teacher, *links(config)) if said is not None]
-    strange = [name for name in named if (name in GENERATORS) != trains_generator(config)]
+    strange = [n for n in named if n in MODELS and (n in GENERATORS) != trains_generator(config)]
     if strange:
         kind = "a generator" if trains_generator(config) else "a classifier"
         raise ValueError(f"recipe: method {config.method.name!r} must have {kind}, got {strange[0]!r}")
+
+
+def check_models(
+    config: Config, data: Data, teacher: SectionedModel | None, students: tuple[SectionedModel, ...]
+) -> None:
+    """Refuse what does not fit: labels that the method cannot take, a LIT chain that is none."""
     if trains_generator(config):
-        for split in ("train", "test"):
-            check_labels(data.splits[split].labels, len(data.classes))
+        for samples in (data.splits["train"], data.splits["test"]):
+            if not isinstance(samples, Items):  # whose labels are checked as they are read
+                check_labels(samples.labels, len(data.classes))
     elif data.attributes:
         raise ValueError(f"data: labels of {data.name} must be one class an image, got several attributes")
     if teacher is not None and "student_init" in inspect.signature(METHODS[config.method.name]).parameters:

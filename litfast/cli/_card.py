@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from litfast import __version__
-from litfast.build import Data, Experiment
+from litfast.build import Experiment
 
+PLANES = "the target domain behind it, a constant plane each: litfast.models.with_domain(images, domain)"
 TEMPLATE = """# {student} by {method}, trained on {data}
 
 A student of {depth} weighted layers, {parameters:,} parameters, {macs:,} multiply-accumulates a sample.
@@ -16,7 +17,7 @@ A student of {depth} weighted layers, {parameters:,} parameters, {macs:,} multip
 | {result} |
 | trained on | {train} {unit} of {data} |
 | input | {input} |
-| classes | {classes} |
+| {kind} | {classes} |
 | seed, precision | {seed}, {precision} |
 
 The weights were chosen without the test images; the resolved recipe is in `config.toml`, machine and versions
@@ -51,7 +52,8 @@ def text(experiment: Experiment, results: dict[str, Any]) -> str:
         result=_result(results),
         train=results["samples"]["train"],
         unit=data.unit,
-        input=_input(data),
+        input=_input(experiment),
+        kind="classes" if experiment.discriminator is None else "domains",
         classes=", ".join(data.classes),
         seed=experiment.config.seed,
         precision=results["precision"],
@@ -69,12 +71,14 @@ def _result(results: dict[str, Any]) -> str:
     return f"test accuracy | {accuracy:.2f} % of {test} {results['unit']}"
 
 
-def _input(data: Data) -> str:
+def _input(experiment: Experiment) -> str:
+    data = experiment.data
     shape = "x".join(str(n) for n in data.input.shape)
     if data.input.alphabet is not None:
         return f"{shape} character ids below {data.input.alphabet}"
     mean, std = data.form["mean"], data.form["std"]
-    return f"{shape} floats, scaled to 0..1, then (x - {mean}) / {std} per channel"
+    said = f"{shape} floats, scaled to 0..1, then (x - {mean}) / {std} per channel"
+    return said if experiment.discriminator is None else f"{said}; {PLANES}"
 
 
 def _teacher(results: dict[str, Any]) -> str:

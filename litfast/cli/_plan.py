@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from litfast import build
-from litfast.cli import _console
+from litfast.cli import _console, _results
 from litfast.config import Config, EngineConfig
 from litfast.engine.plan import BranchPlan
 from litfast.phase import Schedule
@@ -17,6 +17,7 @@ from litfast.phase import Schedule
 def show(settings: Config, *, as_json: bool) -> None:
     """Print the plan; nothing is trained or written."""
     experiment = build.experiment(settings)
+    _results.check(experiment)
     branches = experiment.rehearse()
     samples = {"train": experiment.train.samples, "test": experiment.test.samples}
     if experiment.val is not None:

@@ -15,6 +15,12 @@ from litfast.models.ensemble import Ensemble
 from litfast.models.sectioned import SectionedModel
 
 
+def check(experiment: build.Experiment) -> None:
+    """Refuse before any training what cannot be judged after it."""
+    if experiment.discriminator is not None:
+        _translation.check(experiment.config, experiment.data)
+
+
 def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, float]) -> dict[str, Any]:
     """Everything the run is judged by; also writes weights, model.json, results.json and the model card."""
     precision = experiment.config.engine.precision
@@ -56,11 +62,14 @@ def _judged(run: RunDirectory, experiment: build.Experiment) -> dict[str, Any]:
 def model_document(experiment: build.Experiment, judged: Mapping[str, Any]) -> dict[str, Any]:
     """How to build and feed the student."""
     data, student = experiment.data, experiment.student
+    read = {"input": dict(data.form)}
+    if experiment.discriminator is not None:
+        read["input"] |= {"shape": list(experiment.input.shape), "planes": _card.PLANES}
     return {
         "model": student.spec,
         "sections": list(student.names),
         "weights": "student.safetensors",
-        "input": dict(data.form),
+        **read,
         "classes": list(data.classes),
         **{name: values["student"] for name, values in judged.items()},
         "data": data.name,

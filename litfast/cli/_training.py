@@ -58,6 +58,7 @@ def carry_out(
         _compare_backend(folder())
     _apply(settings)
     experiment = build.experiment(settings)
+    _results.check(experiment)
     experiment.rehearse()
     for line in (*experiment.data.notes, *([] if resume else [experiment.data.loaded])):
         _console.say(line, _console.err)

@@ -30,6 +30,17 @@ ROWS = {
 }
 
 
+def check(config: Config, data: build.Data) -> None:
+    """Refuse before any training what `judge` would refuse after it.
+
+    Raises:
+        ValueError: an extractor that is none or does not fit, too few test images.
+    """
+    if data.test.samples < 2:
+        raise ValueError(f"scores: test must hold at least 2 images, got {data.test.samples}")
+    _named(config, data)
+
+
 def judge(
     generators: Mapping[str, nn.Module], config: Config, data: build.Data, folder: Path
 ) -> dict[str, Any]:
@@ -67,11 +78,10 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _extractor(config: Config, data: build.Data, folder: Path) -> Extractor:
     """The named one; else a classifier of the run's own images, trained once and kept in its folder."""
-    said, device = config.scores.extractor, str(config.engine.device)
-    if said is not None and not said.endswith(".safetensors"):
-        return Inception(said, device=device)
-    known = Path(said) if said is not None else folder / SAVED
-    if said is not None or known.exists():
+    known, device = folder / SAVED, str(config.engine.device)
+    if (named := _named(config, data)) is not None:
+        return named
+    if known.exists():
         return Classifier.load(known, domains=data.classes, shape=data.input.shape, device=device)
     training = data.loader("train")
     assert training is not None
@@ -89,6 +99,16 @@ def _extractor(config: Config, data: build.Data, folder: Path) -> Extractor:
     )
     made.save(known)
     return made
+
+
+def _named(config: Config, data: build.Data) -> Extractor | None:
+    """The extractor that the recipe names."""
+    said, device = config.scores.extractor, str(config.engine.device)
+    if said is None:
+        return None
+    if not said.endswith(".safetensors"):
+        return Inception(said, device=device)
+    return Classifier.load(said, domains=data.classes, shape=data.input.shape, device=device)
 
 
 def _training_precision(config: Config) -> str:

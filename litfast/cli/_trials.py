@@ -68,7 +68,8 @@ class Trial:
         if settings.teacher is None or settings.teacher.train is None:
             return None
         student = config.StudentConfig(model="any")
-        return replace(settings, student=student, method=config.MethodConfig(), phases={})
+        method = config.MethodConfig(options=build.teacher_options(settings))
+        return replace(settings, student=student, method=method, phases={})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -117,10 +117,10 @@ def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], Input, dict[s
     for name, model in built.items():
         load_weights(model, run.path / f"{name}.safetensors")
     known = {
-        "accuracies": {name: results["test_accuracy"][name] for name in built},
+        "accuracies": {n: value for n, value in results.get("test_accuracy", {}).items() if n in built},
         "weights_bytes": {name: (run.path / f"{name}.safetensors").stat().st_size for name in built},
     }
-    return built, data.input, known
+    return built, build.model_input(settings, data), known
 
 
 def _of_names(

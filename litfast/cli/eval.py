@@ -62,6 +62,8 @@ def evaluate(
     for line in found.notes:
         _console.say(line, _console.err)
     if run is not None and build.trains_generator(settings):
+        if precision != "fp32":
+            raise ValueError(f"eval: --precision must be fp32 for a generator's scores, got {precision!r}")
         _translations(run, settings, found, beside or [], as_json=as_json)
         return
     if beside:
@@ -91,7 +93,9 @@ def _translations(
         name, _, folder = text.partition("=")
         if not folder or name in named:
             raise ValueError(f"eval: --with must be NAME=RUN with a name of its own, got {text!r}")
-        named[name] = (Path(folder), "student", build.links(_of_run(Path(folder)))[-1])
+        other = _of_run(Path(folder))
+        _check_beside(text, other, RunDirectory(folder).read("model.json")["classes"], data)
+        named[name] = (Path(folder), "student", build.links(other)[-1])
     models = {}
     for name, (place, file, said) in named.items():
         models[name] = build.model(said, data).to(str(settings.engine.device))
@@ -102,6 +106,14 @@ def _translations(
     else:
         _console.out.print(_translation.table(found))
         _console.say(f"translations: {run / _translation.PICTURE}")
+
+
+def _check_beside(text: str, other: config.Config, classes: list[str], data: build.Data) -> None:
+    if not build.trains_generator(other):
+        raise ValueError(f"eval: --with must name a generator's run, got {text!r} ({other.method.name})")
+    if classes != list(data.classes):
+        wanted, got = ", ".join(data.classes), ", ".join(classes)
+        raise ValueError(f"eval: --with {text} must be of the domains {wanted}, got {got}")
 
 
 def _of_run(run: Path) -> config.Config:

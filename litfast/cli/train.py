@@ -33,7 +33,7 @@ def train(
         bool, typer.Option("--deterministic", help="Refuse nondeterministic kernels.")
     ] = False,
     teacher_precision: Annotated[
-        str | None, typer.Option(help="auto, fp32 (exact) or bf16, of the teacher's forward pass.")
+        str | None, typer.Option(help="auto, fp32 (exact), bf16 or fp16, of the teacher's forward pass.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print phases, branches, memory; train nothing.")
@@ -55,6 +55,10 @@ def train(
         litfast train --set sections.patience=3                sections that learn no more stop early
 
         litfast train my.toml --set data.name=image_folder --set data.root=DIR --set data.loader=torch
+
+        litfast train amazon_full_vdcnn29_chain --set data.root=DIR        texts, two students in turn
+
+        litfast train celeba_stargan6_stargan2 --set data.root=DIR         generators, judged by FID
 
         litfast train --resume --out runs/mine
     """

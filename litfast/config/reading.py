@@ -77,7 +77,8 @@ def _find(recipe: str) -> Path:
 
 def _misspelt(key: str, table: Mapping[str, Any], known: Iterable[str]) -> bool:
     """Whether a table that would be a phase's reads like a known one with a typo in its name."""
-    is_schedule = set(table) <= {f.name for f in fields(Schedule)}
+    required = {f.name for f in fields(Schedule) if f.default is MISSING and f.default_factory is MISSING}
+    is_schedule = required <= set(table) <= {f.name for f in fields(Schedule)}
     return not is_schedule and bool(get_close_matches(key, known, n=1, cutoff=0.7))
 
 

@@ -66,7 +66,8 @@ class TeacherConfig:
 class StudentConfig:
     """The shallow model. `init`: random, or teacher (evenly spaced blocks of each teacher section).
 
-    `chain` in place of `model`: depths in the teacher's family, each link the teacher of the next ([17, 9]).
+    `chain` in place of `model`: depths in the teacher's family and with its options unless `options` are given,
+    each link the teacher of the next ([17, 9]).
     `sections`: only these are compressed; the others are the teacher's own, copied and kept.
     `weights`: a file to start from instead, e.g. `student.safetensors` of a run.
     """
@@ -114,6 +115,12 @@ class ScoresConfig:
     extractor: str | None = None
     epochs: int = 8
     images: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"recipe: scores.epochs must be 1 or more, got {self.epochs}")
+        if self.images is not None and self.images < 2:
+            raise ValueError(f"recipe: scores.images must be 2 or more, got {self.images}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from litfast.bench import compare
+from litfast.cli import _progress, _results
 from litfast.cli.main import app
+from litfast.engine import Report
 
 RECIPE = """
 [data]
@@ -59,3 +65,31 @@ def finished(recipe: Path, litfast: Litfast, tmp_path_factory: pytest.TempPathFa
     result = litfast("train", recipe, "--out", out)
     assert result.exit_code == 0, result.output
     return out
+
+
+@pytest.fixture(scope="session")
+def stopped(litfast: Litfast) -> Callable[..., Result]:
+    """`stopped(phase, *words)`: the same, with a SIGTERM behind the first report of a phase."""
+
+    def run(phase: str, *words: object) -> Result:
+        show = _progress.Display.show
+
+        def stop(self: _progress.Display, report: Report) -> None:
+            show(self, report)
+            if report.phase == phase:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_progress.Display, "show", stop)
+            return litfast(*words)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[None]:
+    """The table at the end of a run measures one batch size, in next to no time."""
+    short = partial(compare, batches=(1,), modes=("eager",), precisions=("fp32",), seconds=0.01)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_results, "quick", short)
+        yield

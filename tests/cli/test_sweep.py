@@ -15,8 +15,10 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import Result
 
+from litfast import config
 from litfast.bench import record
 from litfast.cli._grid import axes, cells, split
+from litfast.cli._trials import Trial
 
 Litfast = Callable[..., Result]
 
@@ -234,3 +236,13 @@ def test_help_shows_the_ablations(litfast: Litfast) -> None:
     assert shown.exit_code == 0
     for word in ("method.penalty=l2,l1,smooth_l1", "method.ir_input=teacher,student", "engine.precision="):
         assert word in shown.stdout
+
+
+def test_generators_share_a_teacher_only_where_it_would_be_trained_alike() -> None:
+    def teaching(*words: str) -> config.Config | None:
+        settings = config.load("celeba_stargan6_stargan2", words)
+        return Trial(name="", path=Path("run"), settings=settings).teaching
+
+    assert teaching() == teaching("student.model=stargan1", "method.noise=0.1", "sections.epochs=2")
+    assert teaching() != teaching("method.lambda_rec=5.0")
+    assert teaching() != teaching("discriminator.width=8")

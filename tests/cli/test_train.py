@@ -207,7 +207,7 @@ def test_patience_without_validation_samples_is_refused_before_training(
         ),
         (["--set", "engine.mode=graph", "--device", "cpu"], 1, "mode graph must have a CUDA device, got cpu"),
         (["--set", "sections.patience=-1"], 2, "patience must be 0 or more, got -1"),
-        (["--teacher-precision", "fp8"], 2, "engine.teacher_precision must be one of auto, bf16, fp32"),
+        (["--teacher-precision", "fp8"], 2, "engine.teacher_precision must be one of auto, bf16, fp16, fp32"),
         (["--resume", "--teacher-precision", "fp32"], 2, "--resume must come alone"),
         (["--resume", "--overwrite"], 2, "--resume must come alone"),
         (["--device", "cuda:7"], 2, "device must be one that this machine has"),
