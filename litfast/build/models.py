@@ -58,7 +58,7 @@ def with_blocks(config: Config, data: Data) -> Config:
 
 
 def links(config: Config) -> list[StudentConfig]:
-    """One table a student: `student.chain` spelt out in the teacher's family, with its options or one's own."""
+    """One table a student: `student.chain` spelt out in the teacher's family, with its or other options."""
     said = config.student
     if not said.chain:
         return [said]

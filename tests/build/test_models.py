@@ -43,6 +43,14 @@ def test_a_chain_is_of_the_teachers_family(
     assert [link.model for link in build.links(said)] == [images.student.model]
 
 
+def test_a_chain_has_the_teachers_options_unless_others_are_given(images: config.Config) -> None:
+    assert images.teacher is not None
+    said = replace(images, teacher=replace(images.teacher, options={"option": "B"}))
+    assert [link.options for link in build.links(changed(said, chain=(14, 8)))] == [{"option": "B"}] * 2
+    own = {"option": "A"}
+    assert [link.options for link in build.links(changed(said, chain=(8,), options=own))] == [own]
+
+
 def test_the_models_of_a_chain_come_in_the_order_of_training(images: config.Config) -> None:
     experiment = build.experiment(changed(images, chain=(14, 8)))
     assert list(experiment.models) == ["teacher", "student-1", "student"]
