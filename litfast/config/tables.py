@@ -66,7 +66,7 @@ class TeacherConfig:
 class StudentConfig:
     """The shallow model. `init`: random, or teacher (evenly spaced blocks of each teacher section).
 
-    `chain` in place of `model`: depths in the teacher's family, each link the teacher of the next ([17, 9]); its
+    `chain` in place of `model`: depths in the teacher's family, each the teacher of the next ([17, 9]); their
     options are the teacher's unless `options` are given.
     `sections`: only these are compressed; the others are the teacher's own, copied and kept.
     `weights`: a file to start from instead, e.g. `student.safetensors` of a run.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from litfast.data.loader import Batch
-from litfast.methods._draws import uniform
+from litfast.methods._draws import outside
 from litfast.models.stargan import with_domain
 from litfast.phase import Branch, Losses, Phase, Schedule
 
@@ -86,7 +86,7 @@ def adversarial(
     yield Phase(
         name=name,
         model=nn.ModuleDict({"generator": student, "discriminator": discriminator}),
-        observe=draw,
+        observe=outside(draw),
         branches=(critic, translator),
         trains=(student, discriminator),
     )
@@ -94,7 +94,7 @@ def adversarial(
 
 def draw(batch: Batch) -> Translation:
     """Give every image the label of a random one of the batch, without asking the device."""
-    order = uniform(batch.images.shape[:1], batch.images.device).argsort()
+    order = torch.rand(len(batch.images), device=batch.images.device).argsort()
     return Translation(batch.images, batch.target, batch.target[order])
 
 

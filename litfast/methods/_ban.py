@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from litfast.data.loader import IGNORED
-from litfast.methods._draws import uniform
+from litfast.methods._draws import outside
 from litfast.methods._kd import Seen, distill_phase, watch
 from litfast.models.inference import Observer
 from litfast.models.sectioned import SectionedModel
@@ -71,7 +71,7 @@ def ban(
         soft="ce",
         label_smoothing=0.0,
         loss_scale=2.0 if labels else 1.0,
-        observer=_Permuting(observer) if variant == "dkpp" else observer,
+        observer=_Permuting(observer, outside(permuted)) if variant == "dkpp" else observer,
     )
 
 
@@ -99,7 +99,7 @@ def permuted(logits: Tensor) -> Tensor:
         logits: [..., K].
     """
     # keys of float32 whatever the logits' dtype: bf16 has so few values that ties would favour the old order
-    keys = uniform(logits.shape, logits.device)
+    keys = torch.rand(logits.shape, device=logits.device)
     places = torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
     largest = logits.argmax(-1, keepdim=True)
     # both lists open with the largest entry; behind it one has the others in a random order, one in their own
@@ -113,6 +113,7 @@ class _Permuting:
     """An observer whose logits are permuted; the IRs stay."""
 
     observer: Observer
+    permute: Callable[[Tensor], Tensor]
 
     @property
     def sections(self) -> Sequence[nn.Module]:
@@ -120,7 +121,7 @@ class _Permuting:
 
     def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         irs, logits = self.observer.observe(x)
-        return irs, permuted(logits)
+        return irs, self.permute(logits)
 
 
 def _weighted_phase(

@@ -1,15 +1,23 @@
-"""Random numbers that compiled code draws as eager code does."""
+"""Random draws that compiled code makes as eager code does."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+
+Given, Drawn = ParamSpec("Given"), TypeVar("Drawn")
 
 
-# to be called: given to torch.compile by itself, a disabled function is compiled all the same
-@torch.compiler.disable(reason="a compiler draws numbers of its own")
-def uniform(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Numbers in [0, 1), fp32, from torch's generator on the device."""
-    return torch.rand(shape, device=device)
+def outside(function: Callable[Given, Drawn]) -> Callable[Given, Drawn]:
+    """`function` kept out of compiled code, whose random numbers are others.
+
+    To be made when training begins: torch.compiler loads the compiler.
+    """
+    eager = torch.compiler.disable(function)
+
+    def call(*args: Given.args, **options: Given.kwargs) -> Drawn:
+        return eager(*args, **options)  # torch.compile of a disabled function itself would compile it
+
+    return call

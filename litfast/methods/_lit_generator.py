@@ -9,6 +9,7 @@ from torch import nn
 
 from litfast.data.loader import Batch
 from litfast.methods._adversarial import check_options, draw, generator_loss, planes
+from litfast.methods._draws import outside
 from litfast.methods._kd import Seen
 from litfast.methods._lit import sections_phase
 from litfast.models.inference import Observer
@@ -71,8 +72,10 @@ def lit_generator(
         observer=observer or teacher,
     )
 
+    drawn = outside(draw)
+
     def observe(batch: Batch) -> Seen:
-        images, target, goal = draw(batch)
+        images, target, goal = drawn(batch)
         seen: Seen = first.observe(Batch(with_domain(images, planes(goal, domains)), target))
         return seen
 
@@ -87,7 +90,7 @@ def lit_generator(
     yield Phase(
         name="finetune",
         model=student,
-        observe=draw,
+        observe=drawn,
         branches=(branch,),
         trains=ends,
         frozen=(discriminator,),
