@@ -7,7 +7,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-Given, Drawn = ParamSpec("Given"), TypeVar("Drawn")
+Given = ParamSpec("Given")
+Drawn = TypeVar("Drawn")
 
 
 def outside(function: Callable[Given, Drawn]) -> Callable[Given, Drawn]:
