@@ -57,7 +57,7 @@ def sweep(
 
         litfast sweep digits --grid method.beta=0,0.75 --set method.alpha=0.95 --seeds 3     how much KD
 
-        litfast sweep digits --grid engine.precision=fp32,bf16 --seeds 3                     which precision
+        litfast sweep digits --grid engine.precision=fp32,bf16,fp16 --seeds 3                which precision
 
         litfast sweep digits --grid sections.lr=0.05,0.1 --grid student.blocks=[2,2,2],[3,2,1] --dry-run
     """

@@ -31,4 +31,4 @@ def adopt(run: Path, phase: str, other: Path) -> None:
 
 def finished(run: Path, phase: str) -> Path:
     """Where a run keeps the end of its first phase."""
-    return run / "checkpoints" / f"0-{phase}.pt"
+    return Store(run).end(0, phase)

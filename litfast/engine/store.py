@@ -74,8 +74,13 @@ class Store:
     def finish(self, at: Progress, phase: Phase, journal: int) -> None:
         """The end of a phase."""
         if self.folder is not None:
-            checkpoint.save(self.folder / f"{at.index}-{at.phase}.pt", _state(at, phase, journal))
+            checkpoint.save(self.end(at.index, at.phase), _state(at, phase, journal))
             (self.folder / "last.pt").unlink(missing_ok=True)
+
+    def end(self, index: int, phase: str) -> Path:
+        """Where the end of a phase is kept; phases count from 0."""
+        assert self.folder is not None
+        return self.folder / f"{index}-{phase}.pt"
 
     def latest(self) -> dict[str, Any] | None:
         """The newest checkpoint of the run, of a phase under way or finished."""
@@ -89,8 +94,7 @@ class Store:
 
     def restore_finished(self, phase: Phase, index: int) -> Progress:
         """Load the end of a finished phase into its model."""
-        assert self.folder is not None
-        path = self.folder / f"{index}-{phase.name}.pt"
+        path = self.end(index, phase.name)
         if not path.exists():
             raise ValueError(
                 f"train: {self.folder} must hold checkpoints of this very method, got no {path.name}"
