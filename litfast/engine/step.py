@@ -75,7 +75,10 @@ class Step:
         self.scalers = {b.name: GradScaler(device.type, enabled=scaled) for b in phase.branches}
 
     def __call__(self, batch: Batch, *, step: int, progress: float) -> dict[str, Tensor]:
-        """Train on one batch, at the learning rates of `progress` epochs. Metrics stay on the device."""
+        """Train on one batch, at the rates and coefficients of `progress` epochs.
+
+        Metrics stay on the device.
+        """
         due = self.due(step)
         self.set_lr(due, progress)
         return self.compute(batch, due)
@@ -107,9 +110,14 @@ class Step:
         self._losses = {branch.name: around(branch.loss) for branch in self.phase.branches}
 
     def set_lr(self, due: Sequence[Branch], progress: float, factor: float = 1.0) -> None:
-        """`factor` times the learning rates at `progress` epochs: all that a step takes from the host."""
+        """`factor` times the learning rates and the losses' coefficients at `progress` epochs.
+
+        They are all that a step takes from the host.
+        """
         for branch in due:
             optim.set_lr(self.optimizers[branch.name], factor * branch.schedule.lr_at(progress))
+            for coefficient in branch.coefficients:
+                coefficient.set(factor * coefficient.at(progress))
 
     def compute(self, batch: Batch, due: Sequence[Branch]) -> dict[str, Tensor]:
         """The step's work on the device: observe, then loss, backward and update of every branch in turn."""
@@ -221,7 +229,11 @@ def prepared(phase: Phase, device: torch.device) -> Iterator[None]:
 
     The flags are given back afterwards, and everything is left in eval mode.
     """
-    modules = (phase.model, *phase.frozen)
+    carried = [branch.state for branch in phase.branches if branch.state is not None]
+    modules = (phase.model, *phase.frozen, *carried)
+    for branch in phase.branches:
+        for coefficient in branch.coefficients:
+            coefficient.to(device)
     for module in modules:
         module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
         module.eval()
@@ -241,7 +253,7 @@ def _listed(kinds: dict[str, str]) -> str:
     return ", ".join(f"{name} ({optimizer})" for name, optimizer in kinds.items())
 
 
-def _release(modules: tuple[nn.Module, ...], flags: list[tuple[nn.Parameter, bool]]) -> None:
+def _release(modules: Sequence[nn.Module], flags: list[tuple[nn.Parameter, bool]]) -> None:
     for module in modules:
         module.eval()
     for parameter, flag in flags:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ class _Run:
         self.journal = Journal(self.out, offset=newest["journal"] if newest else 0, step=reached.global_step)
         at = Progress()
         try:
-            for phase in phases:
+            for phase in self._seeded(phases):
                 at = at.next(phase.name)
                 device = self.device or next(phase.model.parameters()).device
                 with prepared(phase, device):
@@ -158,6 +159,16 @@ class _Run:
                     yield from self._phase(phase, at, step, runner)
         finally:
             self.journal.close()
+
+    def _seeded(self, phases: Iterable[Phase]) -> Iterator[Phase]:
+        """The phases; what a method draws before one is the same where those before it are loaded."""
+        found = iter(phases)
+        for index in count():
+            torch.manual_seed(self.seed + index)
+            phase = next(found, None)
+            if phase is None:
+                return
+            yield phase
 
     def _phase(self, phase: Phase, at: Progress, step: Step, runner: Runner) -> Iterator[Report]:
         _check_patience(phase, self.val)
@@ -222,8 +233,9 @@ class _Run:
         if self.val is None:
             return {}
         with nullcontext() if step.average is None else step.average.in_place():
-            at.last = asdict(evaluate(phase.model, self.val, precision=self.precision))
-            if at.best is None or at.last["accuracy"] > at.best["accuracy"]:
+            if phase.scored:
+                at.last = asdict(evaluate(phase.model, self.val, precision=self.precision))
+            if at.last is not None and (at.best is None or at.last["accuracy"] > at.best["accuracy"]):
                 at.best = at.last
                 if self.keep == "best":
                     self.best_weights = {k: v.detach().clone() for k, v in phase.model.state_dict().items()}

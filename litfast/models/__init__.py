@@ -14,6 +14,9 @@ from litfast.models.counting import macs as macs
 from litfast.models.counting import parameters as parameters
 from litfast.models.ensemble import Ensemble as Ensemble
 from litfast.models.inputs import Input as Input
+from litfast.models.maxout import WIDTHS as MAXOUT_WIDTHS
+from litfast.models.maxout import Maxout as Maxout
+from litfast.models.maxout import MaxoutNet as MaxoutNet
 from litfast.models.pairing import check_pair as check_pair
 from litfast.models.pairing import copy_blocks as copy_blocks
 from litfast.models.pairing import copy_ends as copy_ends
@@ -47,7 +50,7 @@ def create(
         name: one of MODELS, such as "resnet20".
         classes: width of the logits, K; of a generator, the number of its domains.
         channels: channels of the input images; a model of texts has none, its spec neither.
-        blocks: blocks of each section, in place of those that the name stands for.
+        blocks: blocks of each section, in place of those that the name stands for, where it stands for any.
         options: the family's own keyword arguments, such as `option` ("A" or "B") of a ResNet.
 
     Returns:
@@ -62,8 +65,11 @@ def create(
     for key in options:
         if key not in known:
             raise ValueError(f"create: {unknown(f'option of {name}', key, known)}")
-    chosen = None if blocks is None else list(blocks)
-    given = dict(classes=classes, blocks=chosen, **options)
+    given: dict[str, Any] = dict(classes=classes, **options)
+    if "blocks" in takes:
+        given["blocks"] = None if blocks is None else list(blocks)
+    elif blocks is not None:
+        raise ValueError(f"create: blocks must be left out for {name}, which has none, got {list(blocks)}")
     if "channels" in takes:
         given["channels"] = channels
     model, names = make(**given)
@@ -71,10 +77,16 @@ def create(
 
 
 def _resnet(
-    per_section: int, *, classes: int, channels: int, blocks: Sequence[int] | None, option: str = "A"
+    per_section: int,
+    *,
+    classes: int,
+    channels: int,
+    blocks: Sequence[int] | None,
+    option: str = "A",
+    width: int = 16,
 ) -> tuple[nn.Module, tuple[str, ...]]:
     counts = [per_section] * 3 if blocks is None else blocks
-    model = ResNetCIFAR(counts, classes=classes, channels=channels, option=option)
+    model = ResNetCIFAR(counts, classes=classes, channels=channels, option=option, width=width)
     return model, ("layer1", "layer2", "layer3")
 
 
@@ -108,6 +120,17 @@ def _stargan(
     return Generator(counts, classes=classes, channels=channels, width=width), ("bottleneck",)
 
 
+def _maxout(
+    per_section: Sequence[Sequence[int]],
+    *,
+    classes: int,
+    channels: int,
+    widths: Sequence[Sequence[int]] | None = None,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    model = MaxoutNet(per_section if widths is None else widths, classes=classes, channels=channels)
+    return model, ("section1", "section2", "section3")
+
+
 VDCNN_BLOCKS = {9: (1, 1, 1, 1), 17: (2, 2, 2, 2), 29: (5, 5, 2, 2), 49: (8, 8, 5, 3)}
 
 MODELS.update({f"resnet{6 * n + 2}": partial(_resnet, n) for n in (1, 2, 3, 5, 7, 9, 18)})
@@ -115,3 +138,4 @@ MODELS.update({f"resnext{6 * n + 2}": partial(_resnext, n) for n in (3, 5, 7, 9,
 MODELS.update({f"vdcnn{layers}": partial(_vdcnn, blocks) for layers, blocks in VDCNN_BLOCKS.items()})
 GENERATORS = {f"stargan{count}": partial(_stargan, count) for count in (6, 4, 2, 1)}
 MODELS.update(GENERATORS)
+MODELS.update({name: partial(_maxout, widths) for name, widths in MAXOUT_WIDTHS.items()})
