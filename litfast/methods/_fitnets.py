@@ -42,10 +42,14 @@ def fitnets(
 
         L = mean_batch 1/2 sum_elements (h - r(g))^2
 
+    (The released code sums over one axis and takes the mean over all others, a constant factor.)
+
     Phase "distill": the whole student, with lambda falling from the first value to the last in a straight
     line, and no tau^2.
 
         L = mean_batch [ CE(target, softmax(z_S)) + lambda CE(softmax(z_T/tau), softmax(z_S/tau)) ]
+
+    (The released code lets lambda fall by whole epochs, from the 5th to the 400th of 500.)
 
     Args:
         teacher: frozen; a network of any sections.

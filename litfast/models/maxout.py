@@ -49,9 +49,10 @@ class MaxoutNet(nn.Module):
         fitnet2   16, 32, 32 | 48, 64, 80 | 96, 96, 128    1,057,622    107.97 M
         fitnet4   32, 32, 32, 48, 48 | 80 x 6 | 128 x 6    2,742,102    381.94 M
 
-    The teacher has the students' 3x3 convolutions here. The paper's, about 9 M parameters, is the network of
-    Goodfellow et al., whose convolutions and pools are larger. The paper gives no starting weights for it;
-    here they are normal with variance 1 / fan-in: the larger of two such sums has the inputs' mean square.
+    The teacher has the students' 3x3 convolutions here; the paper's, about 9 M parameters, is the network of
+    Goodfellow et al. with larger ones. Weights start normal with variance 1 / fan-in, so that the larger of
+    two sums has the inputs' mean square; the released code draws all from -.005 to .005 and bounds the norm
+    of every kernel.
 
     Args:
         widths: channels of the convolutions of each of the three sections, after the maximum.
@@ -61,7 +62,8 @@ class MaxoutNet(nn.Module):
     Raises:
         ValueError: not three sections of at least one convolution, or a count below 1.
 
-    Source: Romero et al., FitNets: Hints for Thin Deep Nets (2015), section 3 and appendix.
+    Source: Romero et al., FitNets: Hints for Thin Deep Nets (2015), section 3 and appendix; released code
+    (adri-romsor/FitNets).
     """
 
     def __init__(self, widths: Sequence[Sequence[int]], *, classes: int = 10, channels: int = 3) -> None:

@@ -69,6 +69,22 @@ def test_sections_are_chosen_only_where_the_method_can_keep_the_others(name: str
         build.method_options(replace(said, method=config.MethodConfig(name=name)))
 
 
+def test_a_section_may_be_given_by_name_or_by_number(lit: config.Config) -> None:
+    tables = {"hint": lit.phases["sections"], "distill": lit.phases["finetune"]}
+    fitnets = replace(changed(lit, model="resnet8"), phases=tables)
+
+    def given(**options: Any) -> dict[str, Any]:
+        method = config.MethodConfig(name="fitnets", options=options)
+        return build.method_options(replace(fitnets, method=method))
+
+    found = given(hint_section=2, guided_section="layer2")
+    assert (found["hint_section"], found["guided_section"]) == (2, "layer2")
+    with pytest.raises(ValueError, match=r"method\.hint_section must be of type str, got 1\.5"):
+        given(hint_section=1.5)
+    with pytest.raises(ValueError, match=r"method\.\* of method 'fitnets' must be .* got 'input'"):
+        given(input=1)
+
+
 def test_what_is_trained_is_among_the_compressed_sections(lit: config.Config) -> None:
     said = changed(lit, model="resnet8", sections=("layer2", "layer3"))
     assert build.method_options(with_options(said, train_sections=["layer3"]))["train_sections"] == (

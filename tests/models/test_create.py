@@ -18,6 +18,9 @@ def test_every_name_makes_a_sectioned_model() -> None:
         **{f"resnext{n}": layers for n in (20, 32, 44, 56, 110)},
         **{f"vdcnn{n}": ("section1", "section2", "section3", "section4") for n in (9, 17, 29, 49)},
         **{f"stargan{n}": ("bottleneck",) for n in (6, 4, 2, 1)},
+        **{
+            name: ("section1", "section2", "section3") for name in ("maxout", "fitnet1", "fitnet2", "fitnet4")
+        },
     }
 
 
@@ -55,6 +58,20 @@ def test_an_unknown_model_names_the_nearest() -> None:
 
 def test_an_unknown_option_names_the_nearest() -> None:
     with pytest.raises(
-        ValueError, match=r"option of resnet20 must be one of option, got 'optin'; did you mean"
+        ValueError, match=r"option of resnet20 must be one of option, width, got 'optin'; did you mean"
     ):
         create("resnet20", optin="B")
+
+
+def test_a_model_without_blocks_refuses_them() -> None:
+    with pytest.raises(
+        ValueError, match=r"^create: blocks must be left out for fitnet1, which has none, got \[1, 1, 1\]$"
+    ):
+        create("fitnet1", blocks=(1, 1, 1))
+
+
+def test_a_resnet_may_be_thinner() -> None:
+    thin = create("resnet8", width=4)
+    assert thin.spec is not None and thin.spec["width"] == 4
+    irs, _ = thin.eval().observe(torch.randn(1, 3, 8, 8))
+    assert [ir.shape[1] for ir in irs] == [4, 4, 8, 16]
