@@ -54,10 +54,11 @@ def fitnets(
     Args:
         teacher: frozen; a network of any sections.
         student: with the teacher's classes, of any other depth and width.
-        hint, distill: schedules of the two phases, in the paper RMSProp with a learning rate of .005.
+        hint, distill: schedules of the two phases; in the paper RMSProp with a learning rate of .005, of
+            which the released code's convolutions take .05.
         input: what both models read: the shapes of the two outputs are found on an example.
-        hint_section, guided_section: sections by name or by number (from 1); None: the middle one, the next
-            after the half where their number is odd.
+        hint_section, guided_section: sections by name or by number (from 1); None: the middle one, of four
+            the second.
         nonlinearity: of the regressor: that of the "hint" section, or one by name (linear, relu, maxout ...).
         tau: temperature.
         lambda_first, lambda_last: weight of the teacher's term at the beginning and the end of "distill".
@@ -75,7 +76,8 @@ def fitnets(
     wanted = _place(teacher, "hint_section", hint_section)
     guided = _place(student, "guided_section", guided_section)
     goal, learned = example(teacher, wanted, input), example(student, guided, input)
-    last = nonlinearity_of(teacher.sections[wanted - 1], nonlinearity)
+    needed = goal.shape != learned.shape
+    last = nonlinearity_of(teacher.sections[wanted - 1], nonlinearity) if needed else nn.Identity()
     who = f"fitnets: guided section {student.names[guided - 1]!r}"
     yield _hint_phase(
         teacher, student, hint, observer, regressor(goal, learned, last, who=who), wanted, guided

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -199,6 +200,22 @@ def test_a_pair_of_equal_shapes_has_no_regressor(
     gap = upto(student, 2, batch.images) - observation.irs[2]
     expected = 0.5 * gap.square().sum() / len(batch.images)
     torch.testing.assert_close(branch.loss(observation)["loss"], expected, rtol=1e-10, atol=0)
+
+
+def test_only_a_regressor_asks_for_the_hints_non_linearity() -> None:
+    class Cumulative(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).cumsum(1)
+
+    def net(width: int) -> SectionedModel:
+        layers = {"first": Cumulative(nn.Conv2d(3, width, 3)), "pool": nn.AdaptiveAvgPool2d(1)}
+        rest = {"flat": nn.Flatten(), "head": nn.Linear(width, 4)}
+        return litfast.sectioned(nn.Sequential(OrderedDict(layers | rest)), ["first"])
+
+    assert next(fitnets(net(2), net(2), **OPTIONS)).name == "hint"
+    with pytest.raises(ValueError, match=r"^nonlinearity: the end of the hint section must .* got cumsum"):
+        next(fitnets(net(3), net(2), **OPTIONS))
+    assert next(fitnets(net(3), net(2), **OPTIONS, nonlinearity="linear")).name == "hint"
 
 
 def test_a_student_that_gives_the_hint_has_no_loss(
