@@ -20,7 +20,7 @@ from litfast.models.stargan import Discriminator, check_size
 from litfast.models.weights import load_weights
 from litfast.registry import unknown
 
-GIVEN = ("name", "classes", "channels", "alphabet", "blocks")  # by a table's own keys and by the data
+GIVEN = ("name", "classes", "channels", "size", "alphabet", "blocks")  # by a table's own keys and by the data
 
 
 def teacher(config: Config, data: Data) -> SectionedModel | None:
@@ -93,6 +93,8 @@ def model(said: TeacherConfig | StudentConfig, data: Data) -> SectionedModel:
         given["alphabet"] = data.input.alphabet
     else:
         given["channels"] = data.input.shape[0]
+    if "size" in takes:
+        given["size"] = list(data.input.shape[1:])
     blocks = None if said.blocks is None else list(said.blocks)
     return create(said.model, classes=len(data.classes), blocks=blocks, **given)
 

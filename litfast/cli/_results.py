@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from litfast import build
+from litfast import build, lfc
 from litfast.bench import quick, report
 from litfast.cli import _card, _console, _translation
 from litfast.config import Config
@@ -26,6 +26,9 @@ def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, 
     precision = experiment.config.engine.precision
     models = experiment.models
     files = {name: run.write_weights(f"{name}.safetensors", model) for name, model in models.items()}
+    if experiment.config.method.name == "deep_compression":  # whose last stage is the file
+        state = experiment.student.state_dict()
+        files["student"] = lfc.save(run.path / "student.lfc", state, spec=experiment.student.spec)
     judged = _judged(run, experiment)
     results: dict[str, Any] = {
         "method": experiment.config.method.name,

@@ -14,9 +14,12 @@ from litfast.models.counting import macs as macs
 from litfast.models.counting import parameters as parameters
 from litfast.models.ensemble import Ensemble as Ensemble
 from litfast.models.inputs import Input as Input
+from litfast.models.lenet import LeNet5 as LeNet5
+from litfast.models.lenet import LeNet300 as LeNet300
 from litfast.models.pairing import check_pair as check_pair
 from litfast.models.pairing import copy_blocks as copy_blocks
 from litfast.models.pairing import copy_ends as copy_ends
+from litfast.models.pairing import copy_model as copy_model
 from litfast.models.resnet_cifar import ResNetCIFAR as ResNetCIFAR
 from litfast.models.resnext_cifar import resnext_cifar as resnext_cifar
 from litfast.models.sectioned import SectionedModel as SectionedModel
@@ -108,10 +111,25 @@ def _stargan(
     return Generator(counts, classes=classes, channels=channels, width=width), ("bottleneck",)
 
 
+def _lenet(
+    kind: Callable[..., nn.Module],
+    sections: tuple[str, ...],
+    *,
+    classes: int,
+    channels: int,
+    blocks: Sequence[int] | None,
+    size: Sequence[int] = (28, 28),
+) -> tuple[nn.Module, tuple[str, ...]]:
+    if blocks is not None:
+        raise ValueError(f"create: blocks of a LeNet must be left out, got {list(blocks)}")
+    return kind(classes=classes, channels=channels, size=size), sections
+
+
 VDCNN_BLOCKS = {9: (1, 1, 1, 1), 17: (2, 2, 2, 2), 29: (5, 5, 2, 2), 49: (8, 8, 5, 3)}
 
 MODELS.update({f"resnet{6 * n + 2}": partial(_resnet, n) for n in (1, 2, 3, 5, 7, 9, 18)})
 MODELS.update({f"resnext{6 * n + 2}": partial(_resnext, n) for n in (3, 5, 7, 9, 18)})
 MODELS.update({f"vdcnn{layers}": partial(_vdcnn, blocks) for layers, blocks in VDCNN_BLOCKS.items()})
+MODELS.update(lenet300=partial(_lenet, LeNet300, ("ip2",)), lenet5=partial(_lenet, LeNet5, ("conv2", "ip1")))
 GENERATORS = {f"stargan{count}": partial(_stargan, count) for count in (6, 4, 2, 1)}
 MODELS.update(GENERATORS)
