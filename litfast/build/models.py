@@ -92,9 +92,7 @@ def model(said: TeacherConfig | StudentConfig, data: Data) -> SectionedModel:
     if unit == "texts":
         given["alphabet"] = data.input.alphabet
     else:
-        given["channels"] = data.input.shape[0]
-    if "size" in takes:
-        given["size"] = list(data.input.shape[1:])
+        given |= {"channels": data.input.shape[0], "size": data.input.shape[1:]}
     blocks = None if said.blocks is None else list(said.blocks)
     return create(said.model, classes=len(data.classes), blocks=blocks, **given)
 

@@ -118,7 +118,7 @@ def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], Input, dict[s
         load_weights(model, run.path / f"{name}.safetensors")
     known = {
         "accuracies": {n: value for n, value in results.get("test_accuracy", {}).items() if n in built},
-        "weights_bytes": {name: (run.path / f"{name}.safetensors").stat().st_size for name in built},
+        "weights_bytes": {m["name"]: m["weights_bytes"] for m in results["models"] if m["name"] in built},
     }
     return built, build.model_input(settings, data), known
 
@@ -128,7 +128,7 @@ def _of_names(
 ) -> tuple[dict[str, SectionedModel], Input]:
     """Two models with fresh weights, and what both read."""
     shape = _numbers("--image", image or IMAGE, "x")
-    models = [create(name, channels=shape[0]) for name in (teacher, student)]
+    models = [create(name, channels=shape[0], size=shape[1:]) for name in (teacher, student)]
     reads = [_input(model.model, shape, length or LENGTH) for model in models]
     if reads[0] != reads[1]:
         raise ValueError(f"bench: student must read the teacher's {_said(reads[0])}, got {_said(reads[1])}")

@@ -41,6 +41,7 @@ def create(
     *,
     classes: int = 10,
     channels: int = 3,
+    size: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
     **options: Any,
 ) -> SectionedModel:
@@ -50,6 +51,8 @@ def create(
         name: one of MODELS, such as "resnet20".
         classes: width of the logits, K; of a generator, the number of its domains.
         channels: channels of the input images; a model of texts has none, its spec neither.
+        size: (H, W) of the input images, for a model whose weights depend on it, such as a LeNet (which has
+            28x28 without it); any other model takes images of any size, and its spec has none.
         blocks: blocks of each section, in place of those that the name stands for.
         options: the family's own keyword arguments, such as `option` ("A" or "B") of a ResNet.
 
@@ -61,7 +64,7 @@ def create(
     """
     make = MODELS[name]
     takes = inspect.signature(make).parameters
-    known = [key for key in takes if key not in ("classes", "channels", "blocks")]
+    known = [key for key in takes if key not in ("classes", "channels", "size", "blocks")]
     for key in options:
         if key not in known:
             raise ValueError(f"create: {unknown(f'option of {name}', key, known)}")
@@ -69,6 +72,8 @@ def create(
     given = dict(classes=classes, blocks=chosen, **options)
     if "channels" in takes:
         given["channels"] = channels
+    if "size" in takes and size is not None:
+        given["size"] = list(size)
     model, names = make(**given)
     return SectionedModel(model, names, spec=dict(name=name, **given))
 

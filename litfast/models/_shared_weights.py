@@ -153,10 +153,15 @@ def share(layer: nn.Module, bits: int) -> None:
     Args:
         layer: has a `weight` that is not all zeros, which is parametrized until `settle`.
         bits: of a codebook's index.
+
+    Raises:
+        ValueError: all weights are zero.
     """
     weight = layer.get_parameter("weight")
     flat = weight.flatten()
     place = flat.nonzero().flatten()
+    if not len(place):
+        raise ValueError(f"share: weight must hold a number other than 0, got {len(flat)} zeros")
     index = clusters(flat[place], 2**bits).to(weight.device)
     register_parametrization(layer, "weight", Shared(weight.shape, place, index))
 
@@ -165,6 +170,11 @@ def settle(layer: nn.Module) -> None:
     """Make a pruned or shared weight an ordinary parameter again, of exactly the values that it has."""
     if is_parametrized(layer, "weight"):
         remove_parametrizations(layer, "weight", leave_parametrized=True)
+        # torch puts the weight last; the order of parameters is that of the model again
+        for name, parameter in list(layer.named_parameters(recurse=False)):
+            if name != "weight":
+                delattr(layer, name)
+                layer.register_parameter(name, parameter)
 
 
 def clusters(values: Tensor, count: int) -> Tensor:
@@ -184,6 +194,7 @@ def clusters(values: Tensor, count: int) -> Tensor:
     Source: Deep Compression, sections 3.1 (within-cluster sum of squares) and 3.2 (linear initialisation).
     """
     ascending, order = values.detach().cpu().double().sort(stable=True)
+    sums, squares = (F.pad((ascending**power).cumsum(0), (1, 0)) for power in (1, 2))
     centroids = torch.linspace(float(ascending[0]), float(ascending[-1]), count, dtype=torch.float64)
     edges = torch.zeros(count + 1, dtype=torch.int64)
     for _ in range(LLOYD_STEPS):
@@ -193,7 +204,8 @@ def clusters(values: Tensor, count: int) -> Tensor:
         edges[-1] = len(ascending)
         if torch.equal(edges, before):
             break
-        centroids = _moved(ascending, edges, centroids)
+        moments = sums[edges].diff(), squares[edges].diff()
+        centroids = _moved(ascending, edges, moments, centroids)
     sizes = edges.diff()
     sizes = sizes[sizes > 0]
     index = torch.empty_like(order)
@@ -201,17 +213,18 @@ def clusters(values: Tensor, count: int) -> Tensor:
     return index
 
 
-def _moved(ascending: Tensor, edges: Tensor, centroids: Tensor) -> Tensor:
+def _moved(ascending: Tensor, edges: Tensor, moments: tuple[Tensor, Tensor], centroids: Tensor) -> Tensor:
     """Each centroid to the mean of its members; one without any to the cluster of the largest sum of squares.
 
     Args:
         ascending: [N], the values.
         edges: [K + 1]; the members of centroid k are ascending[edges[k]:edges[k + 1]].
+        moments: [K] each, the sums of a centroid's members and of their squares.
         centroids: [K].
     """
+    sums, squares = moments
     first, stop = edges[:-1], edges[1:]
     sizes = edges.diff()
-    sums, squares = (F.pad((ascending**power).cumsum(0), (1, 0))[edges].diff() for power in (1, 2))
     centroids = torch.where(sizes > 0, sums / sizes.clamp_min(1), centroids)
     largest = ascending[(stop - 1).clamp_min(0)]
     divisible = (sizes > 1) & (ascending[first.clamp_max(len(ascending) - 1)] < largest)
