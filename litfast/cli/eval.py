@@ -24,7 +24,7 @@ def evaluate(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model name, e.g. resnet56.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Its weights: .safetensors, or a torch checkpoint.")
+        Path | None, typer.Option(help="Its weights: .safetensors, .lfc, or a torch file.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set, e.g. cifar10.")] = None,
     root: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
