@@ -54,7 +54,7 @@ def test_a_run_leaves_a_student_of_the_backbones_size(
     assert saved.keys() == backbone.state_dict().keys()
     found = json.loads((run / "results.json").read_text())
     assert list(found["phases"]) == ["train"] and "student" in found["test_accuracy"]
-    assert found["parameters"]["student"] == parameters(backbone)
+    assert [m["parameters"] for m in found["models"]] == [parameters(backbone)]
     judged = litfast("eval", run, "--json")
     assert judged.exit_code == 0, judged.output
 
