@@ -60,7 +60,8 @@ def metadistiller(
     that correct z_S; a virtual step of plain gradient descent, on one half of the batch and judged on the
     other, so that a target is worth what it does for samples that it was not made for, at half the cost; and
     an outer loss of what is kept, the network's own logits. In the virtual step batch norm uses the
-    statistics of the half batch, and the running ones do not move: only the student's branch moves them.
+    statistics of the half batch, and the running ones do not move: only the student's branch moves them. With
+    `accumulate` each part of the batch is halved.
 
     Args:
         student: any network of two or more sections that give feature maps [B, C, H, W]; all of it trains.

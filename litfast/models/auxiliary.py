@@ -68,10 +68,11 @@ class LabelGenerator(nn.Module):
     def __init__(self, shapes: Sequence[Shape], classes: int, width: int) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(shape[0], width, 1) for shape in shapes[1:])
-        self.linears = nn.ModuleList(nn.Linear(width, classes) for _ in shapes[1:])
-        for linear in self.linears:
+        linears = [nn.Linear(width, classes) for _ in shapes[1:]]
+        for linear in linears:
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
+        self.linears = nn.ModuleList(linears)
 
     def forward(self, irs: Sequence[Tensor], logits: Tensor) -> list[Tensor]:
         """The targets of the auxiliary heads, in their order.
