@@ -11,13 +11,22 @@ from litfast.methods._deep_compression import deep_compression
 from litfast.methods._kd import kd
 from litfast.methods._lit import lit
 from litfast.methods._lit_generator import lit_generator
+from litfast.methods._metadistiller import metadistiller
 from litfast.methods._scratch import scratch
 from litfast.phase import Phase
 from litfast.registry import Registry
 
 METHODS: Registry[Callable[..., Iterator[Phase]]] = Registry("method")
-METHODS.update(scratch=scratch, kd=kd, ban=ban, lit=lit, adversarial=adversarial, lit_generator=lit_generator)
-METHODS.update(deep_compression=deep_compression)
+METHODS.update(
+    scratch=scratch,
+    kd=kd,
+    ban=ban,
+    lit=lit,
+    adversarial=adversarial,
+    lit_generator=lit_generator,
+    deep_compression=deep_compression,
+    metadistiller=metadistiller,
+)
 
 __all__ = [
     "METHODS",
@@ -30,5 +39,6 @@ __all__ = [
     "kd",
     "lit",
     "lit_generator",
+    "metadistiller",
     "scratch",
 ]
