@@ -81,3 +81,18 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def front(costs: Sequence[Sequence[float]]) -> list[bool]:
+    """Which points are Pareto-best: no other is as good in every cost and better in one.
+
+    Args:
+        costs: one row a point; less is better in each column.
+    """
+    return [
+        not any(
+            all(o <= m for o, m in zip(other, mine, strict=True)) and list(other) != list(mine)
+            for other in costs
+        )
+        for mine in costs
+    ]
