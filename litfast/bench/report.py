@@ -82,12 +82,16 @@ def runs(document: Document) -> Table:
     times = {(*_cell(row), row["contender"]): row["p50_ms"] for row in document["rows"]}
     cells = list(dict.fromkeys(_cell(row) for row in document["rows"]))
     earlier = any(model["before"] is not None for model in models)
-    table = Table(title=f"{len(models)} models by {metric.name}, latency and size", collapse_padding=True)
+    ways = list(dict.fromkeys(f"{mode} {precision}" for _, mode, precision in cells))
+    same = f" ({ways[0]})" if len(ways) == 1 else ""
+    table = Table(
+        title=f"{len(models)} models by {metric.name}, latency{same} and size", collapse_padding=True
+    )
     for column in ("", "method", "model"):
         table.add_column(column, overflow="fold")
-    heads = ["depth", "parameters", "MACs", "weights"]
+    heads = ["depth", "params", "MACs", "weights"]
     heads += ["before the\nlast phase"] * earlier + [metric.name]
-    heads += [f"ms, batch {batch}\n{mode} {precision}" for batch, mode, precision in cells]
+    heads += [f"ms at\nbatch {b}" + ("" if same else f"\n{mode} {precision}") for b, mode, precision in cells]
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for model in models:

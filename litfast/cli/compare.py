@@ -13,8 +13,9 @@ import typer
 
 from litfast import build
 from litfast.bench import compare as measure
-from litfast.bench import picture_runs, record, report, stats
+from litfast.bench import picture_runs, record, report
 from litfast.bench.metric import METRICS, by_phase, judged
+from litfast.bench.stats import exact, front, timed
 from litfast.cli import _console, _runs, _translation
 from litfast.models.sectioned import SectionedModel
 
@@ -182,19 +183,19 @@ def _digest(file: Path) -> str:
 def _marked(document: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The models of the document with what the runs say, and `best`: whether no other beats them.
 
-    That is in the metric, the median latency in the first cell and the bytes; false where one is missing.
+    That is in the metric, the latency in the first cell and the bytes; false where one is missing.
     """
     metric, cell = METRICS[document["metric"]], [document["rows"][0][key] for key in CELL]
-    times = {
-        row["contender"]: row["p50_ms"] for row in document["rows"] if [row[key] for key in CELL] == cell
-    }
+    rows = {row["contender"]: row for row in document["rows"] if [row[key] for key in CELL] == cell}
     models = [
         {key: value for key, value in model.items() if key != "accuracy"} | entry
         for model, entry in zip(document["models"], entries, strict=True)
     ]
-    whole = [model for model in models if model["score"] is not None and times[model["name"]] is not None]
-    costs = [(metric.cost(m["score"]), times[m["name"]], m["weights_bytes"]) for m in whole]
-    best = [model["name"] for model, on in zip(whole, stats.front(costs), strict=True) if on]
+    whole = [m for m in models if m["score"] is not None and rows[m["name"]]["p50_ms"] is not None]
+    costs = [
+        (exact(metric.cost(m["score"])), timed(rows[m["name"]]), exact(m["weights_bytes"])) for m in whole
+    ]
+    best = [model["name"] for model, on in zip(whole, front(costs), strict=True) if on]
     return [model | {"best": model["name"] in best} for model in models]
 
 
@@ -203,7 +204,10 @@ def _show(document: Mapping[str, Any]) -> None:
     name, first = document["metric"], document["rows"][0]
     cell = f"{first['mode']} {first['precision']}, batch {first['batch']}"
     _console.say(f"{name} is of {document['judged']}; latency is the median of models timed in turn")
-    _console.say(f"* no other is as good in {name}, latency ({cell}) and weights, and better in one")
+    _console.say(
+        f"* no other is as good in {name}, latency ({cell}; within the spread is a tie) and weights, "
+        "and better in one"
+    )
     for note in report.notes(document):
         _console.say(note)
     _console.say(report.conditions(document), style="dim")
