@@ -21,6 +21,7 @@ from litfast.models.sectioned import SectionedModel
 
 ENDINGS = (".png", ".svg", ".pdf")
 CELL = ("batch", "mode", "precision")
+LONGEST = 80  # letters of a fact in a message: a vocabulary has more
 
 
 @_console.command
@@ -112,7 +113,8 @@ def _check_alike(runs: Sequence[_runs.Finished]) -> None:
     for what, fact in FACTS.items():
         for other in runs[1:]:
             if fact(other) != fact(first):
-                got = f"{what} {fact(first)} ({first.path}) and {fact(other)} ({other.path})"
+                said = [str(fact(run))[:LONGEST] for run in (first, other)]
+                got = f"{what} {said[0]} ({first.path}) and {said[1]} ({other.path})"
                 raise ValueError(f"compare: runs must be judged by the same test samples, got {got}")
 
 
@@ -180,7 +182,7 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _marked(document: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _marked(document: Mapping[str, Any], entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The models of the document with what the runs say, and `best`: whether no other beats them.
 
     That is in the metric, the latency in the first cell and the bytes; false where one is missing.
@@ -188,7 +190,7 @@ def _marked(document: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -
     metric, cell = METRICS[document["metric"]], [document["rows"][0][key] for key in CELL]
     rows = {row["contender"]: row for row in document["rows"] if [row[key] for key in CELL] == cell}
     models = [
-        {key: value for key, value in model.items() if key != "accuracy"} | entry
+        {key: value for key, value in model.items() if key not in METRICS} | entry
         for model, entry in zip(document["models"], entries, strict=True)
     ]
     whole = [m for m in models if m["score"] is not None and rows[m["name"]]["p50_ms"] is not None]
