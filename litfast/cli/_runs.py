@@ -49,8 +49,12 @@ class Finished:
 
     @property
     def weights_bytes(self) -> dict[str, int]:
-        """Bytes on disk, by name."""
-        return {name: file.stat().st_size for name, file in self.weights.items()}
+        """Bytes on disk, by name: of NAME.lfc where the run has one beside the plain weights."""
+        packed = {name: file.with_suffix(".lfc") for name, file in self.weights.items()}
+        return {
+            name: (packed[name] if packed[name].exists() else file).stat().st_size
+            for name, file in self.weights.items()
+        }
 
 
 def finished(path: Path) -> Finished:

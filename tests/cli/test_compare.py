@@ -12,6 +12,7 @@ import pytest
 from typer.testing import Result
 
 from litfast import build
+from litfast.cli import _runs
 from litfast.models import create
 
 Litfast = Callable[..., Result]
@@ -78,6 +79,13 @@ def test_a_teacher_that_is_one_of_the_runs_has_no_line_of_its_own(
     change(other, "model.json", model=spec)
     result = litfast("compare", other, finished, *QUICK, "--json")
     assert [m["name"] for m in json.loads(result.stdout)["models"]] == ["other", "finished"]
+
+
+def test_the_bytes_are_those_of_a_packed_file_where_there_is_one(finished: Path, other: Path) -> None:
+    plain = _runs.finished(other).weights_bytes
+    assert plain == _runs.finished(finished).weights_bytes
+    (other / "student.lfc").write_bytes(b"packed")
+    assert _runs.finished(other).weights_bytes == plain | {"student": 6}
 
 
 def test_the_table_the_picture_and_its_record_are_written(
