@@ -43,7 +43,7 @@ ONLY_IN = {
     "nvidia": ("data/dali.py", "data/_dali_"),
     "litfast._C": ("ops/_library.py",),
     "tomllib": ("config/reading.py",),
-    "matplotlib": ("bench/picture.py", "bench/picture_cells.py"),
+    "matplotlib": ("bench/picture.py", "bench/picture_cells.py", "bench/picture_runs.py"),
     "PIL": ("bench/grid.py", "data/contact_sheet.py", "data/decode.py"),
 }
 HEAVY = (

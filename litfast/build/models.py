@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -19,6 +19,20 @@ from litfast.models.sectioned import SectionedModel
 from litfast.models.stargan import Discriminator, check_size
 from litfast.models.weights import load_weights
 from litfast.registry import unknown
+
+
+class Samples(Protocol):
+    """What a model must know of its data: `Data`, or what a finished run has written down of it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def input(self) -> Input: ...
+
 
 GIVEN = ("name", "classes", "channels", "size", "alphabet", "blocks")  # by a table's own keys and by the data
 
@@ -68,7 +82,7 @@ def links(config: Config) -> list[StudentConfig]:
     return [replace(said, chain=(), model=f"{family}{depth}", options=options) for depth in said.chain]
 
 
-def model(said: TeacherConfig | StudentConfig, data: Data) -> SectionedModel:
+def model(said: TeacherConfig | StudentConfig, data: Samples) -> SectionedModel:
     """The configured network for the classes of a set and what its samples are."""
     takes = inspect.signature(MODELS[said.model]).parameters
     given: dict[str, Any] = dict(said.options)
@@ -142,7 +156,7 @@ def check_models(
         check_chain(teacher, students, model_input(config, data).example(2))
 
 
-def model_input(config: Config, data: Data) -> Input:
+def model_input(config: Config, data: Samples) -> Input:
     """One sample as the models read it: of a generator an image and its domain's planes."""
     if not trains_generator(config):
         return data.input

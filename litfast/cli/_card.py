@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from litfast import __version__
+from litfast.bench import metric
 from litfast.build import Experiment
 
 PLANES = "the target domain behind it, a constant plane each: litfast.models.with_domain(images, domain)"
@@ -15,7 +16,7 @@ A student of {depth} weighted layers, {parameters:,} parameters, {macs:,} multip
 | | |
 |---|---|
 | {result} |
-| trained on | {train} {unit} of {data} |
+{phases}| trained on | {train} {unit} of {data} |
 | input | {input} |
 | {kind} | {classes} |
 | seed, precision | {seed}, {precision} |
@@ -50,6 +51,7 @@ def text(experiment: Experiment, results: dict[str, Any]) -> str:
         macs=model["macs"],
         teacher=_teacher(results),
         result=_result(results),
+        phases="".join(_phase_rows(results)),
         train=results["samples"]["train"],
         unit=data.unit,
         input=_input(experiment),
@@ -69,6 +71,18 @@ def _result(results: dict[str, Any]) -> str:
         return f"FID of {found['translations']} translations | {value}"
     accuracy, test = results["test_accuracy"]["student"], results["samples"]["test"]
     return f"test accuracy | {accuracy:.2f} % of {test} {results['unit']}"
+
+
+def _phase_rows(results: dict[str, Any]) -> list[str]:
+    """What each phase did for its model: nothing of generators."""
+    by_phase = metric.by_phase(results)
+    if not by_phase:
+        return []
+    kind, _ = metric.judged(results)
+    return [
+        f"| before and after phase {name} | {kind.text(before)}, {kind.text(after)} |\n"
+        for name, (before, after) in by_phase.items()
+    ]
 
 
 def _input(experiment: Experiment) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from litfast import build, lfc
-from litfast.bench import quick, report
+from litfast.bench import metric, quick, report
 from litfast.cli import _card, _console, _translation
 from litfast.config import Config
 from litfast.engine import evaluate
@@ -21,8 +21,16 @@ def check(experiment: build.Experiment) -> None:
         _translation.check(experiment.config, experiment.data)
 
 
-def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, float]) -> dict[str, Any]:
-    """Everything the run is judged by; also writes weights, model.json, results.json and the model card."""
+def collect(
+    run: RunDirectory,
+    experiment: build.Experiment,
+    seconds: dict[str, float],
+    by_phase: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Everything the run is judged by; also writes weights, model.json, results.json and the model card.
+
+    `by_phase` is what the run's `Judge` found before and after each phase.
+    """
     precision = experiment.config.engine.precision
     models = experiment.models
     files = {name: run.write_weights(f"{name}.safetensors", model) for name, model in models.items()}
@@ -36,6 +44,7 @@ def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, 
         "unit": experiment.data.unit,
         "samples": {"train": experiment.train.samples, "test": experiment.test.samples},
         **judged,
+        "test_by_phase": dict(by_phase),
         "phases": _phases(run),
         "throughput": (throughput := _throughput(run)),
         "advice": _advice(throughput, experiment),
@@ -92,6 +101,8 @@ def show(results: dict[str, Any], run: RunDirectory, *, as_json: bool) -> None:
         said = f"accuracy is of {results['samples']['test']} test {results['unit']} of {results['data']}"
         ensemble = results["test_accuracy"].get("ensemble")
         _console.say(said + ("" if ensemble is None else f"; ensemble of all generations: {ensemble:.2f} %"))
+    for line in phase_lines(results):
+        _console.say(line)
     for name, phase in results["phases"].items():
         if phase["best"] is not None:
             best_last = f"best {phase['best']:.2f} %, last {phase['last']:.2f} %"
@@ -103,6 +114,18 @@ def show(results: dict[str, Any], run: RunDirectory, *, as_json: bool) -> None:
         _console.say(results["advice"])
     took = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
     _console.say(f"saved in {run.path} (trained: {took})")
+
+
+def phase_lines(results: Mapping[str, Any]) -> list[str]:
+    """What each phase did for its model on the test split, a line each."""
+    by_phase = metric.by_phase(results)
+    if not by_phase:
+        return []
+    kind, _ = metric.judged(results)
+    return [
+        f"test {kind.name} in phase {name}: {kind.text(before)} before, {kind.text(after)} after"
+        for name, (before, after) in by_phase.items()
+    ]
 
 
 def _stopped(run: RunDirectory, settings: Config) -> dict[str, dict[str, int]]:
