@@ -20,7 +20,7 @@ class Carried(nn.Module):
         widths: features of each tensor by name, e.g. h=200, c=200.
     """
 
-    part: int  # of the batch, where one is computed in several parts, each with streams of its own
+    part: int  # of the batch, where one is computed in several parts
 
     def __init__(self, **widths: int) -> None:
         super().__init__()
@@ -53,6 +53,11 @@ class States(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
+    def turn(self, part: int) -> None:
+        """The next batch is this part of a larger one, with streams of its own."""
+        for layer in _layers([self]):
+            layer.part = part
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         return dict(self.named_buffers())
 
@@ -80,10 +85,10 @@ def reset(*models: nn.Module) -> None:
             kept.zero_()
 
 
-def turn(part: int, *models: nn.Module) -> None:
-    """The next batch is this part of a larger one."""
-    for layer in _layers(models):
-        layer.part = part
+def lasting(model: nn.Module) -> list[Tensor]:
+    """The model's buffers but for what it carries."""
+    passing = {id(kept) for layer in _layers([model]) for kept in layer.buffers()}
+    return [buffer for buffer in model.buffers() if id(buffer) not in passing]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from litfast.carried import Carried, anew, carried, reset, turn
+from litfast.carried import Carried, anew, carried, lasting, reset
 
 
 class Adder(nn.Module):
@@ -72,11 +72,13 @@ def test_a_first_batch_in_inference_mode_does_not_spoil_training() -> None:
 
 def test_parts_of_a_batch_have_streams_of_their_own() -> None:
     model = Adder()
+    states = carried(model)
+    assert states is not None
     for seen in (1.0, 2.0):
         for part, size in enumerate((1.0, 10.0)):
-            turn(part, model)
+            states.turn(part)
             assert torch.equal(model(size * ones()).detach(), seen * size * ones())
-    turn(0, model)
+    states.turn(0)
     assert torch.equal(model(ones()).detach(), 3 * ones())
 
 
@@ -98,6 +100,11 @@ def test_weights_lack_the_state_and_a_checkpoint_has_it() -> None:
 
 def test_a_model_without_state_has_none() -> None:
     assert carried(nn.Linear(2, 2)) is None
+
+
+def test_lasting_buffers_are_all_others() -> None:
+    model = nn.Sequential(Adder(), norm := nn.BatchNorm1d(2))
+    assert [id(buffer) for buffer in lasting(model)] == [id(buffer) for buffer in norm.buffers()]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from litfast.carried import Carried, reset
-from litfast.models import LSTMLM, create
+from litfast.models import LSTMLM, Input, create, depth, macs
 
 V, B, T = 11, 3, 5
 
@@ -114,6 +114,20 @@ def test_the_spec_makes_it_again() -> None:
     net = create("lstm_lm", classes=V, width=4, hidden=6, layers=1, dropout=0.25)
     assert net.spec is not None and net.spec["hidden"] == 6 and "channels" not in net.spec
     create(**net.spec).load_state_dict(net.state_dict())
+
+
+def test_its_costs_are_those_of_a_window() -> None:
+    net = create("lstm_lm", classes=V, width=4, hidden=6)
+    assert macs(net, Input((T,), alphabet=V)) == T * (4 * 6 * (4 + 6) + 4 * 6 * (6 + 6) + 6 * V)
+    assert depth(net) == 3
+
+
+def test_counting_does_not_disturb_the_text() -> None:
+    net = create("lstm_lm", classes=V, width=4).eval()
+    net(words())
+    expected = copy.deepcopy(net)(words())
+    macs(net, Input((T,), alphabet=V))
+    assert torch.equal(net(words()), expected)
 
 
 @pytest.mark.parametrize(
