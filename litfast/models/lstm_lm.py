@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, width] -> [B, T, hidden]
         h, c = (kept[None].to(x.dtype) for kept in self.carried.take(len(x)))
-        out, (h, c) = self.lstm(self.drop(x), (h, c))
+        with _plain(x.device):
+            out, (h, c) = self.lstm(self.drop(x), (h, c))
         self.carried.leave(h[0], c[0])
         hidden: Tensor = out
         return hidden
@@ -100,6 +102,11 @@ def checked_ids(ids: Tensor) -> Tensor:
     if ids.dtype not in (torch.int64, torch.int32) or ids.dim() != 2:
         raise ValueError(f"LSTMLM: ids must be int64 [B, T], got {ids.dtype} {list(ids.shape)}")
     return ids
+
+
+def _plain(device: torch.device) -> AbstractContextManager[None]:
+    """On the CPU no autocast: it would call oneDNN's LSTM in bf16, which fails where the CPU has no bf16."""
+    return torch.autocast("cpu", enabled=False) if device.type == "cpu" else nullcontext()
 
 
 def _drop_shared(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import litfast
 from litfast.carried import carried, reset
 from litfast.data.tokens import StreamLoader
 from litfast.engine import Evaluation, evaluate
+from litfast.engine.compiled import CompiledStep
 from litfast.engine.patience import validation_losses
 from litfast.engine.step import Step, prepared
 from litfast.methods import kd, scratch
@@ -80,7 +82,7 @@ def test_an_evaluation_holds_one_batch_of_logits(monkeypatch: pytest.MonkeyPatch
     def watched(ids: Tensor) -> Tensor:
         assert all(old() is None for old in seen[:-1]), "an earlier batch's logits are still there"
         logits = forward(ids)
-        seen.append(__import__("weakref").ref(logits))
+        seen.append(weakref.ref(logits))
         return logits
 
     monkeypatch.setattr(net, "forward", watched)
@@ -104,8 +106,8 @@ def test_the_better_evaluation_has_the_lower_perplexity() -> None:
 
 def test_training_and_evaluation_do_not_disturb_one_another() -> None:
     alone, watched = model(dropout=0.0), model(dropout=0.0)
-    list(litfast.train(scratch(alone, train=schedule()), loader()))
-    for _ in litfast.train(scratch(watched, train=schedule()), loader()):
+    list(litfast.train(scratch(alone, train=schedule(1)), loader()))
+    for _ in litfast.train(scratch(watched, train=schedule(1)), loader()):
         before = evaluate(watched, loader(False))
         assert before == evaluate(watched, loader(False))
     assert same(alone, watched)
@@ -216,8 +218,6 @@ def test_a_trial_of_a_faster_step_leaves_the_text_where_it_was() -> None:
 
     def broken(function: Any) -> Any:
         return lambda *words: {name: 2 * value for name, value in function(*words).items()}
-
-    from litfast.engine.compiled import CompiledStep
 
     (phase,) = scratch(tried, train=schedule())
     with prepared(phase, CPU):
