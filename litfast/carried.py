@@ -62,7 +62,7 @@ class States(nn.Module):
         return dict(self.named_buffers())
 
     @torch.no_grad()
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> None:
         for name, kept in list(self.named_buffers()):
             value = state_dict[name].to(kept)
             if value.shape == kept.shape:

@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import litfast
-from litfast.carried import carried, reset
+from litfast.carried import carried
 from litfast.data.tokens import StreamLoader
 from litfast.engine import Evaluation, evaluate
-from litfast.engine.compiled import CompiledStep
 from litfast.engine.patience import validation_losses
 from litfast.engine.step import Step, prepared
 from litfast.methods import kd, scratch
@@ -209,26 +208,6 @@ def test_validation_losses_of_a_branch_leave_the_text_where_it_was() -> None:
         losses = validation_losses(step, phase.branches, loader(batch=3))
         assert losses == validation_losses(step, phase.branches, loader(batch=3))
         assert all(torch.equal(value, before[name]) for name, value in states.state_dict().items())
-
-
-def test_a_trial_of_a_faster_step_leaves_the_text_where_it_was() -> None:
-    """The same run where the compiled step is tried, found wanting, and given up."""
-    plain, tried = model(), model()
-    list(litfast.train(scratch(plain, train=schedule()), loader()))
-
-    def broken(function: Any) -> Any:
-        return lambda *words: {name: 2 * value for name, value in function(*words).items()}
-
-    (phase,) = scratch(tried, train=schedule())
-    with prepared(phase, CPU):
-        step = Step(phase, precision="fp32", device=CPU)
-        runner = CompiledStep(step, step, broken)
-        torch.manual_seed(0)
-        for epoch in range(2):
-            reset(tried)
-            for at, batch in enumerate(loader().batches(epoch)):
-                runner(batch, step=at, progress=0.0)
-    assert step.notes and same(plain, tried)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
