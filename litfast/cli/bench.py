@@ -14,7 +14,7 @@ from torch import nn
 from litfast import build
 from litfast.bench import compare, picture, record, report
 from litfast.cli import _console, _runs
-from litfast.models import VDCNN, Generator, Input, create
+from litfast.models import LSTMLM, VDCNN, Generator, Input, create
 from litfast.models.sectioned import SectionedModel
 
 IMAGE = "3x32x32"  # CIFAR's
@@ -111,6 +111,7 @@ def _of_run(run: Path) -> tuple[dict[str, SectionedModel], Input, dict[str, Any]
     accuracies = found.results.get("test_accuracy", {})
     known = {
         "accuracies": {name: value for name, value in accuracies.items() if name in found.models},
+        "perplexities": found.results.get("test_perplexity"),
         "weights_bytes": found.weights_bytes,
     }
     return found.models, found.input, known
@@ -134,9 +135,9 @@ def _of_names(
 
 
 def _input(model: nn.Module, image: Sequence[int], length: int) -> Input:
-    """What a named model reads: ids of characters, images, or images with the planes of their domains."""
+    """What a named model reads: ids of characters or of words, images, images with their domains' planes."""
     match model:
-        case VDCNN():
+        case VDCNN() | LSTMLM():
             return Input((length,), alphabet=model.embedding.num_embeddings)
         case Generator():
             return Input((model.planes, *image[1:]))

@@ -16,6 +16,7 @@ from litfast.models.ensemble import Ensemble as Ensemble
 from litfast.models.inputs import Input as Input
 from litfast.models.lenet import LeNet5 as LeNet5
 from litfast.models.lenet import LeNet300 as LeNet300
+from litfast.models.lstm_lm import LSTMLM as LSTMLM
 from litfast.models.pairing import check_pair as check_pair
 from litfast.models.pairing import copy_blocks as copy_blocks
 from litfast.models.pairing import copy_ends as copy_ends
@@ -49,8 +50,9 @@ def create(
 
     Args:
         name: one of MODELS, such as "resnet20".
-        classes: width of the logits, K; of a generator, the number of its domains.
-        channels: channels of the input images; a model of texts has none, its spec neither.
+        classes: width of the logits, K; of a generator, the number of its domains; of a language model, the
+            words that it reads and predicts.
+        channels: channels of the input images; a model of texts or words has none, its spec neither.
         size: (H, W) of the input images, for a model whose weights depend on it, such as a LeNet (which has
             28x28 without it); any other model takes images of any size, and its spec has none.
         blocks: blocks of each section, in place of those that the name stands for.
@@ -130,6 +132,22 @@ def _lenet(
     return kind(classes=classes, channels=channels, size=size), sections
 
 
+def _lstm_lm(
+    *,
+    classes: int,
+    blocks: Sequence[int] | None,
+    width: int = 200,
+    hidden: int | None = None,
+    layers: int = 2,
+    tied: bool = False,
+    dropout: float = 0.0,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    if blocks is not None:
+        raise ValueError(f"lstm_lm: blocks must be left out, as `layers` counts them, got {list(blocks)}")
+    model = LSTMLM(classes=classes, width=width, hidden=hidden, layers=layers, tied=tied, dropout=dropout)
+    return model, model.names
+
+
 VDCNN_BLOCKS = {9: (1, 1, 1, 1), 17: (2, 2, 2, 2), 29: (5, 5, 2, 2), 49: (8, 8, 5, 3)}
 
 MODELS.update({f"resnet{6 * n + 2}": partial(_resnet, n) for n in (1, 2, 3, 5, 7, 9, 18)})
@@ -138,3 +156,4 @@ MODELS.update({f"vdcnn{layers}": partial(_vdcnn, blocks) for layers, blocks in V
 MODELS.update(lenet300=partial(_lenet, LeNet300, ("ip2",)), lenet5=partial(_lenet, LeNet5, ("conv2", "ip1")))
 GENERATORS = {f"stargan{count}": partial(_stargan, count) for count in (6, 4, 2, 1)}
 MODELS.update(GENERATORS)
+MODELS["lstm_lm"] = _lstm_lm

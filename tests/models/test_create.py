@@ -20,6 +20,7 @@ def test_every_name_makes_a_sectioned_model() -> None:
         **{f"stargan{n}": ("bottleneck",) for n in (6, 4, 2, 1)},
         "lenet300": ("ip2",),
         "lenet5": ("conv2", "ip1"),
+        "lstm_lm": ("layer1", "layer2"),
     }
 
 
