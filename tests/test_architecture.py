@@ -28,7 +28,7 @@ LEVELS = {
     "build": 4,
     "methods": 3,
     **dict.fromkeys(("nn", "testing", "models", "data", "engine"), 2),
-    **dict.fromkeys(("ops", "phase", "registry", "config"), 1),
+    **dict.fromkeys(("ops", "phase", "carried", "registry", "config", "lfc"), 1),
 }
 # Words that a neighbour may know of another: what a loader is, a name's error, a schedule in a recipe.
 NEIGHBOURS = {
@@ -43,7 +43,7 @@ ONLY_IN = {
     "nvidia": ("data/dali.py", "data/_dali_"),
     "litfast._C": ("ops/_library.py",),
     "tomllib": ("config/reading.py",),
-    "matplotlib": ("bench/picture.py", "bench/picture_cells.py"),
+    "matplotlib": ("bench/picture.py", "bench/picture_cells.py", "bench/picture_runs.py"),
     "PIL": ("bench/grid.py", "data/contact_sheet.py", "data/decode.py"),
 }
 HEAVY = (

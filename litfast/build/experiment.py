@@ -63,8 +63,9 @@ class Experiment:
         method, options = METHODS[self.config.method.name], method_options(self.config)
         if self.discriminator is not None:
             options |= {"discriminator": self.discriminator, "domains": len(self.data.classes)}
-        if "input" in inspect.signature(method).parameters:
-            options |= {"input": self.input}
+        composed = {"input": self.input, "counts": self.data.counts}
+        takes = inspect.signature(method).parameters
+        options |= {key: value for key, value in composed.items() if key in takes}
         if self.config.student.sections:
             options |= {
                 "copy_sections": [n for n in self.student.names if n not in self.config.student.sections]

@@ -51,6 +51,14 @@ def test_what_a_recipe_says_elsewhere_is_no_option_of_the_method(
         build.method_options(with_options(generators, **{name: 1}))
 
 
+@pytest.mark.parametrize("removed", [0.5, 0, {"ip1": 0.9, "linear": 0}])
+def test_an_option_may_be_one_number_or_a_table(removed: Any) -> None:
+    deep = config.load("mnist_lenet300_compressed")
+    assert build.method_options(with_options(deep, removed=removed))["removed"] == removed
+    with pytest.raises(ValueError, match=r"method\.removed must be of type float, got 'much'"):
+        build.method_options(with_options(deep, removed="much"))
+
+
 def test_a_chain_needs_a_teacher(lit: config.Config) -> None:
     chained = changed(lit, chain=(14, 8))
     assert build.method_options(chained).keys() >= {"sections", "finetune"}

@@ -253,20 +253,33 @@ def _resume(out: Path) -> str:
 LONG = ("--set", "sections.epochs=40", "--set", "teacher.train.epochs=1")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_checkpoints_says_how_to_go_on_and_resumes(
-    number: signal.Signals, code: int, recipe: Path, tmp_path: Path
-) -> None:
+def test_a_stopped_run_checkpoints_says_how_to_go_on_and_resumes(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = _start(recipe, out, *LONG)
     _wait_for(out / "checkpoints" / "0-teacher.pt")
     _wait_for(out / "checkpoints" / "last.pt")
-    os.kill(process.pid, number)
+    os.kill(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code
+    assert process.returncode == 130
     assert f"litfast train --resume --out {out}" in stderr
     assert (out / "checkpoints" / "last.pt").exists()
     _resume(out)
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
+
+
+def test_sigterm_stops_a_run_alike_and_the_resumed_one_has_every_score(
+    finished: Path, recipe: Path, litfast: Litfast, stopped: Litfast, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    halted = stopped("finetune", "train", recipe, "--out", out)
+    assert halted.exit_code == 143 and not (out / "results.json").exists()
+    assert f"litfast train --resume --out {out}" in halted.stderr
+    assert (out / "checkpoints" / "last.pt").exists()
+    resumed = litfast("train", "--resume", "--out", out)
+    assert resumed.exit_code == 0, resumed.output
+    ours, whole = (json.loads((run / "results.json").read_text()) for run in (out, finished))
+    assert ours["test_by_phase"] == whole["test_by_phase"]
+    assert list(ours["test_by_phase"]) == ["teacher", "sections", "finetune"]
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
 
 

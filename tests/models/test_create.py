@@ -21,6 +21,9 @@ def test_every_name_makes_a_sectioned_model() -> None:
         **{
             name: ("section1", "section2", "section3") for name in ("maxout", "fitnet1", "fitnet2", "fitnet4")
         },
+        "lenet300": ("ip2",),
+        "lenet5": ("conv2", "ip1"),
+        "lstm_lm": ("layer1", "layer2"),
     }
 
 
@@ -63,11 +66,9 @@ def test_an_unknown_option_names_the_nearest() -> None:
         create("resnet20", optin="B")
 
 
-def test_a_model_without_blocks_refuses_them() -> None:
-    with pytest.raises(
-        ValueError, match=r"^create: blocks must be left out for fitnet1, which has none, got \[1, 1, 1\]$"
-    ):
-        create("fitnet1", blocks=(1, 1, 1))
+def test_a_maxout_network_refuses_blocks() -> None:
+    with pytest.raises(ValueError, match=r"^create: blocks of a maxout network must be left out, got \[1\]$"):
+        create("fitnet1", blocks=[1])
 
 
 def test_a_resnet_may_be_thinner() -> None:
