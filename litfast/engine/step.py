@@ -241,6 +241,17 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
+def seeded(phases: Iterable[Phase], seed: int) -> Iterator[Phase]:
+    """The phases; what a method draws before one is the same where those before it are loaded."""
+    found = iter(phases)
+    for index in count():
+        torch.manual_seed(seed + index)
+        phase = next(found, None)
+        if phase is None:
+            return
+        yield phase
+
+
 @contextmanager
 def prepared(phase: Phase, device: torch.device) -> Iterator[None]:
     """Put modules on the device, set train and eval modes, let only the branches' parameters take a gradient.
