@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
@@ -258,8 +259,8 @@ def prepared(phase: Phase, device: torch.device) -> Iterator[None]:
 
     The flags are given back afterwards, and everything is left in eval mode.
     """
-    carried = [branch.state for branch in phase.branches if branch.state is not None]
-    modules = (phase.model, *phase.frozen, *carried)
+    states = [branch.state for branch in phase.branches if branch.state is not None]
+    modules = (phase.model, *phase.frozen, *states)
     for branch in phase.branches:
         for coefficient in branch.coefficients:
             coefficient.to(device)
