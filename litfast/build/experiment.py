@@ -31,7 +31,8 @@ class Experiment:
     """A resolved config and the objects that it names.
 
     `students` has one model a link of a chain, else one; `discriminator` is there for generators; `val` is
-    None where nothing is held out.
+    None where nothing is held out; `rehearsal` says that the phases are only tried, on weights that mean
+    nothing.
     """
 
     config: Config
@@ -42,6 +43,7 @@ class Experiment:
     train: Loader
     val: Loader | None
     test: Loader
+    rehearsal: bool = False
 
     @property
     def student(self) -> SectionedModel:
@@ -67,7 +69,10 @@ class Experiment:
             options |= {
                 "copy_sections": [n for n in self.student.names if n not in self.config.student.sections]
             }
-        if self.teacher is None or "teacher" not in inspect.signature(method).parameters:
+        takes = inspect.signature(method).parameters
+        if "rehearsal" in takes:
+            options |= {"rehearsal": self.rehearsal}
+        if self.teacher is None or "teacher" not in takes:
             yield from method(self.student, **options)
         else:
             yield from chain(method, self.teacher, self.students, observe=self._observer(method), **options)
@@ -135,7 +140,7 @@ class Experiment:
         """The same on copies of the models, which may be trained."""
         parts = (self.teacher, self.students, self.discriminator)
         teacher, students, critic = copy.deepcopy(parts)
-        return replace(self, teacher=teacher, students=students, discriminator=critic)
+        return replace(self, teacher=teacher, students=students, discriminator=critic, rehearsal=True)
 
 
 def resolve(config: Config) -> Config:

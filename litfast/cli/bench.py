@@ -112,8 +112,8 @@ def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], Input, dict[s
     settings = config.parse(run.config())
     results = run.read("results.json")
     settings, data = build.data(settings)
-    models = {"teacher": settings.teacher, "student": build.links(settings)[-1]}
-    built = {name: build.model(said, data) for name, said in models.items() if said is not None}
+    built = {} if settings.teacher is None else {"teacher": build.model(settings.teacher, data)}
+    built["student"] = create(**run.read("model.json")["model"])  # as training left it: it may be narrower
     for name, model in built.items():
         load_weights(model, run.path / f"{name}.safetensors")
     known = {

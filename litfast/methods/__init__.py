@@ -11,11 +11,13 @@ from litfast.methods._kd import kd
 from litfast.methods._lit import lit
 from litfast.methods._lit_generator import lit_generator
 from litfast.methods._scratch import scratch
+from litfast.methods._slimming import slimming
 from litfast.phase import Phase
 from litfast.registry import Registry
 
 METHODS: Registry[Callable[..., Iterator[Phase]]] = Registry("method")
 METHODS.update(scratch=scratch, kd=kd, ban=ban, lit=lit, adversarial=adversarial, lit_generator=lit_generator)
+METHODS.update(slimming=slimming)
 
 __all__ = [
     "METHODS",
@@ -28,4 +30,5 @@ __all__ = [
     "lit",
     "lit_generator",
     "scratch",
+    "slimming",
 ]
