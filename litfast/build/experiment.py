@@ -13,7 +13,7 @@ from torch import nn
 
 from litfast.build import models
 from litfast.build.data import Data, data
-from litfast.build.method import method_options, teacher_phases
+from litfast.build.method import method_options, teacher_phases, trains_first
 from litfast.build.models import model_input
 from litfast.config import Config
 from litfast.data.loader import Loader
@@ -31,8 +31,7 @@ class Experiment:
     """A resolved config and the objects that it names.
 
     `students` has one model a link of a chain, else one; `discriminator` is there for generators; `val` is
-    None where nothing is held out; `rehearsal` says that the phases are only tried, on weights that mean
-    nothing.
+    None where nothing is held out; `rehearsal` says that the phases are only tried, without training.
     """
 
     config: Config
@@ -71,7 +70,7 @@ class Experiment:
             }
         takes = inspect.signature(method).parameters
         if "rehearsal" in takes:
-            options |= {"rehearsal": self.rehearsal}
+            options |= {"rehearsal": self.rehearsal and trains_first(self.config)}
         if self.teacher is None or "teacher" not in takes:
             yield from method(self.student, **options)
         else:

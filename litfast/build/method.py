@@ -35,6 +35,14 @@ def teacher_phases(
         )
 
 
+def trains_first(config: Config) -> bool:
+    """Whether the teacher, another phase or another link is trained before the method's last phase."""
+    hints = typing.get_type_hints(METHODS[config.method.name])
+    *before, _ = [config.phases[name] for name, hint in hints.items() if hint is Schedule]
+    taught = config.teacher is not None and config.teacher.train is not None
+    return taught or len(config.student.chain) > 1 or any(schedule.epochs for schedule in before)
+
+
 def teacher_options(config: Config) -> dict[str, Any]:
     """Those of the method's options that a generator's own training takes, too; of a classifier none."""
     known = inspect.signature(adversarial).parameters if trains_generator(config) else ()

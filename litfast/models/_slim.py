@@ -57,18 +57,22 @@ def scales(model: SectionedModel) -> list[Tensor]:
 
 
 @torch.no_grad()
-def chosen(model: SectionedModel, removed: float) -> Kept:
+def chosen(model: SectionedModel, removed: float, multiple: int = 1) -> Kept:
     """The channels that stay when a fraction of all is removed, by one threshold for the whole network.
 
     Of N scales the round(removed N) smallest by magnitude go; the largest of those is the threshold, and a
     channel stays where its |scale| is strictly above it, so that scales equal to it go, too.
+
+    With a `multiple` above 1, which is not in the paper, a layer's channels stay or go in groups of so many,
+    from the largest scale down, by the mean |scale| of a group: kernels compute in vectors of channels, and a
+    layer of 11 takes as long as one of 16. The group of the last channel to go goes as a whole.
 
     Raises:
         ValueError: a layer would lose all its channels.
 
     Source: Liu et al., Network Slimming (2017), section 3.
     """
-    found = {cut.norm: _scale(model, cut).abs() for cut in cuts(model.model)}
+    found = {cut.norm: _grouped(_scale(model, cut).abs(), multiple) for cut in cuts(model.model)}
     every = torch.cat(list(found.values()))
     count = round(removed * len(every))
     threshold = every.kthvalue(count).values if count else every.new_tensor(-1.0)
@@ -85,12 +89,13 @@ def chosen(model: SectionedModel, removed: float) -> Kept:
 
 
 @torch.no_grad()
-def evenly(model: SectionedModel, removed: float) -> Kept:
+def evenly(model: SectionedModel, removed: float, multiple: int = 1) -> Kept:
     """The same fraction of every layer, which keeps at least one channel: for untrained weights."""
     kept = {}
     for cut in cuts(model.model):
         scale = _scale(model, cut).abs()
-        largest = scale.topk(max(1, len(scale) - round(removed * len(scale)))).indices
+        left = max(1, len(scale) - round(removed * len(scale)))
+        largest = scale.topk(min(-(-left // multiple) * multiple, len(scale))).indices
         kept[cut.norm] = torch.zeros_like(scale, dtype=torch.bool).index_fill(0, largest, True)
     return kept
 
@@ -130,6 +135,13 @@ def slimmed(model: SectionedModel, kept: Kept) -> SectionedModel:
     small.load_state_dict(state)
     small.train(model.training)
     return small
+
+
+def _grouped(scale: Tensor, multiple: int) -> Tensor:
+    """[C], for each channel the mean of its group of neighbours in the order of the scales."""
+    ordered, order = scale.sort(descending=True, stable=True)
+    means = [group.mean().expand_as(group) for group in ordered.split(multiple)]
+    return torch.empty_like(scale).index_copy_(0, order, torch.cat(means))
 
 
 def _scale(model: SectionedModel, cut: Cut) -> Tensor:

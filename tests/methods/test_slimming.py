@@ -180,6 +180,7 @@ def test_an_emptied_layer_gets_one_line(teacher: SectionedModel, student: Sectio
         ({"removed": 1.0}, "removed must be at least 0 and below 1, got 1.0"),
         ({"removed": -0.1}, "removed must be at least 0 and below 1, got -0.1"),
         ({"alpha": 1.5}, r"alpha must lie in \[0, 1\], got 1.5"),
+        ({"multiple": 0}, "multiple must be at least 1, got 0"),
         ({"strength": -1.0}, "strength must be 0 or more and finite, got -1.0"),
     ],
 )

@@ -100,6 +100,16 @@ def test_scales_equal_to_the_threshold_go_too() -> None:
         assert all(mask.tolist() == [False, True] for mask in chosen(model, removed).values())
 
 
+@pytest.mark.parametrize("multiple", [2, 4, 100])
+def test_groups_stay_or_go_as_a_whole(multiple: int, model: SectionedModel) -> None:
+    kept = chosen(model, 0.3, multiple) if multiple < 100 else evenly(model, 0.3, multiple)
+    for scale, mask in zip(scales(model), kept.values(), strict=True):
+        assert int(mask.sum()) % multiple == 0 or mask.all()
+        assert mask.all() or scale.abs()[~mask].max() < scale.abs()[mask].min()
+    gone = torch.cat(list(kept.values())).logical_not()
+    assert multiple == 100 or 0 <= int(gone.sum()) - round(0.3 * len(gone)) < multiple
+
+
 def test_nothing_is_removed_at_0(model: SectionedModel) -> None:
     assert all(mask.all() for mask in chosen(model, 0.0).values())
 
