@@ -48,7 +48,7 @@ def slimming(
     makes the paper's passes: each student is the teacher of the next.
 
     Args:
-        teacher: the network before compression, frozen: a ResNet or VGG made by `create`.
+        teacher: the network before compression, frozen: a ResNet, PreResNet or VGG made by `create`.
         student: the same network; it becomes the small one.
         sparse: schedule of the training with the penalty; 0 epochs skip it.
         finetune: schedule of the small network.

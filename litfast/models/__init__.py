@@ -17,6 +17,7 @@ from litfast.models.inputs import Input as Input
 from litfast.models.pairing import check_pair as check_pair
 from litfast.models.pairing import copy_blocks as copy_blocks
 from litfast.models.pairing import copy_ends as copy_ends
+from litfast.models.preresnet_cifar import PreResNetCIFAR as PreResNetCIFAR
 from litfast.models.resnet_cifar import ResNetCIFAR as ResNetCIFAR
 from litfast.models.resnext_cifar import resnext_cifar as resnext_cifar
 from litfast.models.sectioned import SectionedModel as SectionedModel
@@ -86,6 +87,19 @@ def _resnet(
     return model, ("layer1", "layer2", "layer3")
 
 
+def _preresnet(
+    per_section: int,
+    *,
+    classes: int,
+    channels: int,
+    blocks: Sequence[int] | None,
+    widths: Sequence[int] | None = None,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    counts = [per_section] * 3 if blocks is None else blocks
+    model = PreResNetCIFAR(counts, classes=classes, channels=channels, widths=widths)
+    return model, ("layer1", "layer2", "layer3")
+
+
 def _resnext(
     per_section: int,
     *,
@@ -133,6 +147,7 @@ VGG_BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19:
 
 MODELS.update({f"resnet{6 * n + 2}": partial(_resnet, n) for n in (1, 2, 3, 5, 7, 9, 18)})
 MODELS.update({f"resnext{6 * n + 2}": partial(_resnext, n) for n in (3, 5, 7, 9, 18)})
+MODELS.update({f"preresnet{9 * n + 2}": partial(_preresnet, n) for n in (2, 6, 12, 18)})
 MODELS.update({f"vgg{layers}": partial(_vgg, blocks) for layers, blocks in VGG_BLOCKS.items()})
 MODELS.update({f"vdcnn{layers}": partial(_vdcnn, blocks) for layers, blocks in VDCNN_BLOCKS.items()})
 GENERATORS = {f"stargan{count}": partial(_stargan, count) for count in (6, 4, 2, 1)}

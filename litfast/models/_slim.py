@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from litfast.models import SectionedModel, create
+from litfast.models.preresnet_cifar import PreResNetCIFAR
 from litfast.models.resnet_cifar import ResNetCIFAR
 from litfast.models.vgg import VGG
 
@@ -16,7 +17,10 @@ Kept = Mapping[str, Tensor]  # by the name of a batch norm, which of its channel
 
 
 class Cut(NamedTuple):
-    """One batch norm that chooses channels, the convolution that writes them, the layer that reads them."""
+    """One batch norm that chooses channels, what hands them to it, the layer that reads them.
+
+    The writer is a convolution, or what selects channels of a sum.
+    """
 
     norm: str
     writer: str
@@ -27,20 +31,22 @@ def cuts(model: nn.Module) -> list[Cut]:
     """Where channels can be removed, in the order of the forward pass.
 
     Of a ResNet these are the channels inside of each block: its input and output are added to others', so
-    the widths of the sections stay. Of a VGG they are those of every convolution.
+    the widths of the sections stay. Of a pre-activation ResNet they are those inside and, by selection, those
+    that a block reads; of a VGG those of every convolution.
 
     Raises:
         ValueError: a model of another family, or with convolutions in groups.
     """
     match model:
+        case PreResNetCIFAR():
+            inside = [("bn1", "select", "conv1"), ("bn2", "conv1", "conv2"), ("bn3", "conv2", "conv3")]
+            found = [Cut(*(f"{block}.{name}" for name in cut)) for block in _blocks(model) for cut in inside]
+            return [*found, Cut("bn", "select", "linear")]
         case ResNetCIFAR():
-            blocks = [
-                f"{n}.{i}" for n in ("layer1", "layer2", "layer3") for i in range(len(getattr(model, n)))
-            ]
             groups = model.layer1[0].conv2.groups
             if groups > 1:
                 raise ValueError(f"slimming: convolutions must not be in groups, got a ResNeXt of {groups}")
-            return [Cut(f"{block}.bn1", f"{block}.conv1", f"{block}.conv2") for block in blocks]
+            return [Cut(f"{block}.bn1", f"{block}.conv1", f"{block}.conv2") for block in _blocks(model)]
         case VGG():
             layers = [name.removesuffix(".bn") for name, _ in model.named_modules() if name.endswith(".bn")]
             readers = [*(f"{layer}.conv" for layer in layers[1:]), "linear"]
@@ -48,7 +54,9 @@ def cuts(model: nn.Module) -> list[Cut]:
                 Cut(f"{layer}.bn", f"{layer}.conv", reader)
                 for layer, reader in zip(layers, readers, strict=True)
             ]
-    raise ValueError(f"slimming: model must be a ResNet or VGG by name, got {type(model).__name__}")
+    raise ValueError(
+        f"slimming: model must be a ResNet, PreResNet or VGG by name, got {type(model).__name__}"
+    )
 
 
 def scales(model: SectionedModel) -> list[Tensor]:
@@ -122,7 +130,10 @@ def slimmed(model: SectionedModel, kept: Kept) -> SectionedModel:
     option = "inner" if isinstance(model.model, ResNetCIFAR) else "widths"
     rows = {name: kept[cut.norm] for cut in places for name in (cut.norm, cut.writer)}
     columns = {cut.reader: kept[cut.norm] for cut in places}
-    state = {}
+    small = create(**{**model.spec, option: widths})
+    # where all channels were read there was no selection, and no index of it that could be sliced below
+    state = {f"{cut.writer}.index": kept[cut.norm].nonzero().flatten() for cut in places}
+    state = {key: index for key, index in state.items() if key in small.state_dict()}
     for key, value in model.state_dict().items():
         module = key.rpartition(".")[0]
         if module in rows and value.ndim:  # the counter of a batch norm has no channels
@@ -130,11 +141,16 @@ def slimmed(model: SectionedModel, kept: Kept) -> SectionedModel:
         if module in columns and key.endswith(".weight"):
             value = value[:, columns[module]]
         state[key] = value
-    small = create(**{**model.spec, option: widths})
     small.to(next(model.parameters()))  # dtype and device
     small.load_state_dict(state)
     small.train(model.training)
     return small
+
+
+def _blocks(model: nn.Module) -> list[str]:
+    """Names of a ResNet's blocks, in the order of the forward pass."""
+    sections = {name: model.get_submodule(name) for name in ("layer1", "layer2", "layer3")}
+    return [f"{name}.{place}" for name, section in sections.items() for place, _ in section.named_children()]
 
 
 def _grouped(scale: Tensor, multiple: int) -> Tensor:

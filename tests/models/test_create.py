@@ -16,6 +16,7 @@ def test_every_name_makes_a_sectioned_model() -> None:
     assert {name: model.names for name, model in models.items()} == {
         **{f"resnet{n}": layers for n in (8, 14, 20, 32, 44, 56, 110)},
         **{f"resnext{n}": layers for n in (20, 32, 44, 56, 110)},
+        **{f"preresnet{n}": layers for n in (20, 56, 110, 164)},
         **{f"vgg{n}": tuple(f"section{i}" for i in range(1, 6)) for n in (11, 13, 16, 19)},
         **{f"vdcnn{n}": ("section1", "section2", "section3", "section4") for n in (9, 17, 29, 49)},
         **{f"stargan{n}": ("bottleneck",) for n in (6, 4, 2, 1)},
