@@ -43,7 +43,7 @@ def cuts(model: nn.Module) -> list[Cut]:
             found = [Cut(*(f"{block}.{name}" for name in cut)) for block in _blocks(model) for cut in inside]
             return [*found, Cut("bn", "select", "linear")]
         case ResNetCIFAR():
-            groups = model.layer1[0].conv2.groups
+            groups = max(module.groups for module in model.modules() if isinstance(module, nn.Conv2d))
             if groups > 1:
                 raise ValueError(f"slimming: convolutions must not be in groups, got a ResNeXt of {groups}")
             return [Cut(f"{block}.bn1", f"{block}.conv1", f"{block}.conv2") for block in _blocks(model)]

@@ -61,8 +61,9 @@ class VGG(nn.Module):
             widths = [width for width, count in zip(WIDTHS, blocks, strict=True) for _ in range(count)]
         layers = [ConvLayer(*pair) for pair in zip((channels, *widths[:-1]), widths, strict=True)]
         ends = [sum(blocks[: i + 1]) for i in range(len(blocks))]
-        for name, begin, end in zip(SECTIONS, (0, *ends), ends, strict=False):
-            self.add_module(name, nn.Sequential(*layers[begin:end]))
+        self.section1, self.section2, self.section3, self.section4, self.section5 = (
+            nn.Sequential(*layers[begin:end]) for begin, end in zip((0, *ends[:-1]), ends, strict=True)
+        )
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
         self.linear = nn.Linear(widths[-1], classes)
         self._start()

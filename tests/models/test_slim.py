@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
 
-from litfast.models import Input, SectionedModel, create, macs, parameters, sectioned
+from litfast.models import Input, SectionedModel, create, load_weights, macs, parameters, sectioned
 from litfast.models._slim import chosen, cuts, evenly, scales, slimmed
 
 Made = Callable[..., SectionedModel]
@@ -168,3 +169,13 @@ def test_what_cannot_be_slimmed_is_refused() -> None:
     own = sectioned(create("resnet8").model, ("layer1", "layer2", "layer3"))
     with pytest.raises(ValueError, match=r"^slimming: model must be made by litfast.create, got one without"):
         slimmed(own, chosen(own, 0.0))
+
+
+@pytest.mark.shared_data
+def test_the_published_resnet56_loses_two_in_five_channels(shared_data: Path) -> None:
+    model = create("resnet56")
+    load_weights(model, shared_data / "checkpoints" / "resnet56-4bfd9763.th")
+    assert sum(map(len, scales(model))) == 1008
+    for multiple, left in ((1, 605), (8, 600)):
+        small = slimmed(model, chosen(model, 0.4, multiple))
+        assert small.spec is not None and sum(small.spec["inner"]) == left
