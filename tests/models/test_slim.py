@@ -12,6 +12,7 @@ import torch
 
 from litfast.models import Input, SectionedModel, create, load_weights, macs, parameters, sectioned
 from litfast.models._slim import chosen, cuts, evenly, scales, slimmed
+from litfast.models.inference import Inference, agreement
 
 Made = Callable[..., SectionedModel]
 RESNET = ("resnet8", {"blocks": (2, 1, 1), "option": "B"})
@@ -76,6 +77,13 @@ def test_the_rebuilt_network_is_smaller_and_its_spec_makes_it_again(model: Secti
     again.load_state_dict(small.state_dict())
     images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     assert torch.equal(again(images), small(images))
+
+
+def test_the_rebuilt_network_is_folded_as_any_other(model: SectionedModel) -> None:
+    small = slimmed(model, chosen(model, 0.4)).float()
+    found = agreement(Inference(small), torch.randn(2, 3, 16, 16))
+    assert found.plain == ()
+    assert found.logits < 1e-4
 
 
 def test_the_network_that_is_slimmed_stays_as_it_is(model: SectionedModel) -> None:
