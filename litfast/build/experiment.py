@@ -64,16 +64,17 @@ class Experiment:
         method, options = METHODS[self.config.method.name], method_options(self.config)
         if self.discriminator is not None:
             options |= {"discriminator": self.discriminator, "domains": len(self.data.classes)}
-        composed = {"input": self.input, "counts": self.data.counts}
         takes = inspect.signature(method).parameters
-        options |= {key: value for key, value in composed.items() if key in takes}
+        composed: dict[str, Callable[[], Any]] = {
+            "input": lambda: self.input,
+            "counts": lambda: self.data.counts,
+            "rehearsal": lambda: self.rehearsal and trains_first(self.config),
+        }
+        options |= {key: give() for key, give in composed.items() if key in takes}
         if self.config.student.sections:
             options |= {
                 "copy_sections": [n for n in self.student.names if n not in self.config.student.sections]
             }
-        takes = inspect.signature(method).parameters
-        if "rehearsal" in takes:
-            options |= {"rehearsal": self.rehearsal and trains_first(self.config)}
         if self.teacher is None or "teacher" not in takes:
             yield from method(self.student, **options)
         else:
