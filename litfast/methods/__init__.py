@@ -14,6 +14,7 @@ from litfast.methods._lit import lit
 from litfast.methods._lit_generator import lit_generator
 from litfast.methods._metadistiller import metadistiller
 from litfast.methods._scratch import scratch
+from litfast.methods._slimming import slimming
 from litfast.phase import Phase
 from litfast.registry import Registry
 
@@ -28,6 +29,7 @@ METHODS.update(
     fitnets=fitnets,
     deep_compression=deep_compression,
     metadistiller=metadistiller,
+    slimming=slimming,
 )
 
 __all__ = [
@@ -44,4 +46,5 @@ __all__ = [
     "lit_generator",
     "metadistiller",
     "scratch",
+    "slimming",
 ]

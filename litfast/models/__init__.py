@@ -24,6 +24,7 @@ from litfast.models.pairing import check_pair as check_pair
 from litfast.models.pairing import copy_blocks as copy_blocks
 from litfast.models.pairing import copy_ends as copy_ends
 from litfast.models.pairing import copy_model as copy_model
+from litfast.models.preresnet_cifar import PreResNetCIFAR as PreResNetCIFAR
 from litfast.models.resnet_cifar import ResNetCIFAR as ResNetCIFAR
 from litfast.models.resnext_cifar import resnext_cifar as resnext_cifar
 from litfast.models.sectioned import SectionedModel as SectionedModel
@@ -32,6 +33,8 @@ from litfast.models.stargan import Discriminator as Discriminator
 from litfast.models.stargan import Generator as Generator
 from litfast.models.stargan import with_domain as with_domain
 from litfast.models.vdcnn import VDCNN as VDCNN
+from litfast.models.vgg import SECTIONS
+from litfast.models.vgg import VGG as VGG
 from litfast.models.weights import load_weights as load_weights
 from litfast.registry import Registry, unknown
 
@@ -91,9 +94,23 @@ def _resnet(
     blocks: Sequence[int] | None,
     option: str = "A",
     width: int = 16,
+    inner: Sequence[int] | None = None,
 ) -> tuple[nn.Module, tuple[str, ...]]:
     counts = [per_section] * 3 if blocks is None else blocks
-    model = ResNetCIFAR(counts, classes=classes, channels=channels, option=option, width=width)
+    model = ResNetCIFAR(counts, classes=classes, channels=channels, option=option, width=width, inner=inner)
+    return model, ("layer1", "layer2", "layer3")
+
+
+def _preresnet(
+    per_section: int,
+    *,
+    classes: int,
+    channels: int,
+    blocks: Sequence[int] | None,
+    widths: Sequence[int] | None = None,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    counts = [per_section] * 3 if blocks is None else blocks
+    model = PreResNetCIFAR(counts, classes=classes, channels=channels, widths=widths)
     return model, ("layer1", "layer2", "layer3")
 
 
@@ -171,10 +188,25 @@ def _lstm_lm(
     return model, model.names
 
 
+def _vgg(
+    convolutions: Sequence[int],
+    *,
+    classes: int,
+    channels: int,
+    blocks: Sequence[int] | None,
+    widths: Sequence[int] | None = None,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    counts = convolutions if blocks is None else blocks
+    return VGG(counts, classes=classes, channels=channels, widths=widths), SECTIONS
+
+
 VDCNN_BLOCKS = {9: (1, 1, 1, 1), 17: (2, 2, 2, 2), 29: (5, 5, 2, 2), 49: (8, 8, 5, 3)}
+VGG_BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 MODELS.update({f"resnet{6 * n + 2}": partial(_resnet, n) for n in (1, 2, 3, 5, 7, 9, 18)})
 MODELS.update({f"resnext{6 * n + 2}": partial(_resnext, n) for n in (3, 5, 7, 9, 18)})
+MODELS.update({f"preresnet{9 * n + 2}": partial(_preresnet, n) for n in (2, 6, 12, 18)})
+MODELS.update({f"vgg{layers}": partial(_vgg, blocks) for layers, blocks in VGG_BLOCKS.items()})
 MODELS.update({f"vdcnn{layers}": partial(_vdcnn, blocks) for layers, blocks in VDCNN_BLOCKS.items()})
 MODELS.update(lenet300=partial(_lenet, LeNet300, ("ip2",)), lenet5=partial(_lenet, LeNet5, ("conv2", "ip1")))
 GENERATORS = {f"stargan{count}": partial(_stargan, count) for count in (6, 4, 2, 1)}

@@ -10,6 +10,7 @@ from ._dispatch import backends as backends
 from ._dispatch import register
 from .augment import augment as augment
 from .augment import augment_table as augment_table
+from .channel_l1 import channel_l1 as channel_l1
 from .ir import ir_loss as ir_loss
 from .kd import kd_loss as kd_loss
 from .lit import lit_loss as lit_loss

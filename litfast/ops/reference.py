@@ -1,7 +1,7 @@
 """The definition of every op, in plain torch on one page: losses are differentiable twice, any float dtype.
 
 Half precision is computed in fp32, fp64 in fp64. The teacher may require grad here. Nothing is checked: the
-public functions of kd.py, ir.py, lit.py and augment.py do that.
+public functions of kd.py, ir.py, lit.py, channel_l1.py and augment.py do that.
 """
 
 from __future__ import annotations
@@ -142,6 +142,12 @@ def lit_loss(
     total = scale * (beta * kd + (1 - beta) * _weighted(ir, weights))
     correct = _correct(student_logits, target, rows.valid)
     return LITLoss(total, ir.detach(), soft_term.detach(), hard_term.detach(), correct)
+
+
+def channel_l1(scales: Sequence[Tensor], *, strength: Coefficient) -> Tensor:
+    """strength * sum_i sum |scales_i|."""
+    dtype = _maths_dtype(*scales)
+    return strength * torch.stack([scale.to(dtype).abs().sum() for scale in scales]).sum()
 
 
 def augment(
