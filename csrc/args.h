@@ -31,4 +31,11 @@ using AugmentArgs = std::array<uintptr_t, 7>;
 // N, H, W, C, B, crop
 using AugmentSizes = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
 
+// factor, basis (0: dense), n, r
+using LowRankBlockArgs = std::tuple<uintptr_t, uintptr_t, int64_t, int64_t>;
+
+// ids, place, out; or hidden, place, bias (0: none), out
+using LookUpArgs = std::array<uintptr_t, 3>;
+using ScoresArgs = std::array<uintptr_t, 4>;
+
 }  // namespace litfast

@@ -18,9 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops
+from . import low_rank_samples, ops
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {"kd": ops.kd_loss, "ir": ops.ir_loss, "lit": ops.lit_loss}
+LAYERS: dict[str, Callable[..., Any]] = {
+    "low_rank_embedding": ops.low_rank_embedding,
+    "low_rank_softmax": ops.low_rank_softmax,
+}
 _FLOATS = (torch.float32, torch.float32)
 _CONTIGUOUS = (torch.contiguous_format, torch.contiguous_format)
 _HALVES = (torch.float32, torch.bfloat16, torch.float16)
@@ -52,6 +56,9 @@ class Outcome:
 def samples(op: str) -> list[Sample]:
     """Regular, odd, empty, huge, masked, non-contiguous, channels-last and mixed inputs of `op`, by name."""
     makers = {"kd": _kd_samples, "ir": _ir_samples, "lit": _lit_samples, "augment": _augment_samples}
+    if op in LAYERS:
+        made = low_rank_samples.SAMPLES[op]()
+        return [Sample(op=op, name=name, args=args, options={}) for name, args in made]
     return list(makers[op]())
 
 
@@ -63,9 +70,10 @@ def run(sample: Sample, backend: str = "reference") -> Outcome:
         students.append(tensor.detach().requires_grad_())
         return students[-1]
 
-    places = {"kd": (0,), "ir": (0,), "lit": (0, 2)}[sample.op]  # of the students among the arguments
+    of_losses = {"kd": (0,), "ir": (0,), "lit": (0, 2)}
+    places = (of_losses | low_rank_samples.PLACES)[sample.op]  # of the students among the arguments
     args = [_each(leaf, arg) if place in places else arg for place, arg in enumerate(sample.args)]
-    result = FUNCTIONS[sample.op](*args, **sample.options, backend=backend)
+    result = (FUNCTIONS | LAYERS)[sample.op](*args, **sample.options, backend=backend)
     losses = [result] if isinstance(result, Tensor) else list(result)
     # Rows of reduction="none" get different weights, so that a mix-up of rows shows.
     incoming = (
