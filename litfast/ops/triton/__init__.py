@@ -10,7 +10,6 @@ import os
 from typing import Any
 
 import torch
-
 from torch import Tensor
 
 from .. import _augment, _low_rank
