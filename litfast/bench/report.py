@@ -45,6 +45,8 @@ def summary(document: Document) -> Table:
         rows.append([label, *map(text, values), _times(values[0] / values[-1]) if values[-1] else ""])
     if any(model["accuracy"] is not None for model in models):
         rows.append(_accuracy(models))
+    if any(model.get("perplexity") is not None for model in models):
+        rows.append(_perplexity(models))
     for row in rows + _first_cells(document):
         table.add_row(*row[: 1 + len(columns)])
     return table
@@ -115,6 +117,13 @@ def _accuracy(models: Sequence[Mapping[str, Any]]) -> list[str]:
     shown = ["-" if value is None else f"{value:.2f} %" for value in values]
     known = values[0] is not None and values[-1] is not None
     return ["accuracy", *shown, f"{values[-1] - values[0]:+.2f} points" if known else ""]
+
+
+def _perplexity(models: Sequence[Mapping[str, Any]]) -> list[str]:
+    values = [model["perplexity"] for model in models]
+    shown = ["-" if value is None else f"{value:.2f}" for value in values]
+    known = values[0] is not None and values[-1] is not None
+    return ["perplexity", *shown, f"{100 * (values[-1] / values[0] - 1):+.2f} %" if known else ""]
 
 
 def _cell(entry: Mapping[str, Any]) -> tuple[Any, ...]:

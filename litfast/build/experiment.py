@@ -63,6 +63,8 @@ class Experiment:
         method, options = METHODS[self.config.method.name], method_options(self.config)
         if self.discriminator is not None:
             options |= {"discriminator": self.discriminator, "domains": len(self.data.classes)}
+        if "counts" in inspect.signature(method).parameters:
+            options |= {"counts": self.data.counts}
         if self.config.student.sections:
             options |= {
                 "copy_sections": [n for n in self.student.names if n not in self.config.student.sections]

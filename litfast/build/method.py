@@ -16,7 +16,7 @@ from litfast.phase import Phase, Schedule
 from litfast.registry import unknown
 
 # options of methods that no recipe gives under [method]
-COMPOSED = ("name", "student_init", "observer", "copy_sections", "domains")
+COMPOSED = ("name", "student_init", "observer", "copy_sections", "domains", "counts")
 
 
 def teacher_phases(

@@ -20,6 +20,7 @@ from litfast.models.stargan import Discriminator, check_size
 from litfast.models.weights import load_weights
 from litfast.registry import unknown
 
+OF_WORDS = ("scratch", "kd", "groupreduce")  # methods whose losses take logits [B, T, K]
 GIVEN = ("name", "classes", "channels", "alphabet", "blocks")  # by a table's own keys and by the data
 
 
@@ -78,23 +79,25 @@ def model(said: TeacherConfig | StudentConfig, data: Data) -> SectionedModel:
                 f"recipe: options of {said.model} must leave out {key}, which the data or the table itself "
                 f"gives, got {given[key]!r}"
             )
-    unit = "texts" if "alphabet" in takes else "images"
+    unit = _unit(said.model)
     if unit != data.unit:
-        fitting = [
-            name
-            for name, make in MODELS.items()
-            if ("alphabet" in inspect.signature(make).parameters) == (data.unit == "texts")
-        ]
+        fitting = [name for name in MODELS if _unit(name) == data.unit]
         raise ValueError(
             f"recipe: a model of {data.unit} must be named for {data.name} ({', '.join(fitting)}), "
             f"got {said.model!r}, which reads {unit}"
         )
-    if unit == "texts":
+    if "alphabet" in takes:
         given["alphabet"] = data.input.alphabet
-    else:
+    if "channels" in takes:
         given["channels"] = data.input.shape[0]
     blocks = None if said.blocks is None else list(said.blocks)
     return create(said.model, classes=len(data.classes), blocks=blocks, **given)
+
+
+def _unit(name: str) -> str:
+    """What a model reads: a language model's ids are its classes, so it needs no other word for them."""
+    takes = inspect.signature(MODELS[name]).parameters
+    return "images" if "channels" in takes else "texts" if "alphabet" in takes else "words"
 
 
 def discriminator(config: Config, data: Data) -> nn.Module | None:
@@ -122,6 +125,10 @@ def discriminator(config: Config, data: Data) -> nn.Module | None:
 def check_kinds(config: Config) -> None:
     """Refuse known models of another kind than the method's."""
     named = [said.model for said in (config.teacher, *links(config)) if said is not None]
+    method = config.method.name
+    if (words := [n for n in named if n in MODELS and _unit(n) == "words"]) and method not in OF_WORDS:
+        listed = ", ".join(OF_WORDS)
+        raise ValueError(f"recipe: method must be one of {listed} for {words[0]!r}, got {method!r}")
     strange = [n for n in named if n in MODELS and (n in GENERATORS) != trains_generator(config)]
     if strange:
         kind = "a generator" if trains_generator(config) else "a classifier"

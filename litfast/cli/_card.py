@@ -53,8 +53,8 @@ def text(experiment: Experiment, results: dict[str, Any]) -> str:
         train=results["samples"]["train"],
         unit=data.unit,
         input=_input(experiment),
-        kind="classes" if experiment.discriminator is None else "domains",
-        classes=", ".join(data.classes),
+        kind=_kind(experiment),
+        classes=", ".join(data.classes) if data.unit != "words" else f"{len(data.classes)} words",
         seed=experiment.config.seed,
         precision=results["precision"],
         spec=", ".join(f"{key}={value!r}" for key, value in spec.items()),
@@ -67,15 +67,24 @@ def _result(results: dict[str, Any]) -> str:
         found = results["scores"]["student"]
         value = f"{found['fid']:.2f}, judged by {found['extractor']}"
         return f"FID of {found['translations']} translations | {value}"
-    accuracy, test = results["test_accuracy"]["student"], results["samples"]["test"]
-    return f"test accuracy | {accuracy:.2f} % of {test} {results['unit']}"
+    of = f"{results['samples']['test']} {results['unit']}"
+    if "test_perplexity" in results:
+        return f"test perplexity | {results['test_perplexity']['student']:.2f}, of {of}"
+    return f"test accuracy | {results['test_accuracy']['student']:.2f} % of {of}"
+
+
+def _kind(experiment: Experiment) -> str:
+    if experiment.discriminator is not None:
+        return "domains"
+    return "vocabulary, listed in `model.json`" if experiment.data.unit == "words" else "classes"
 
 
 def _input(experiment: Experiment) -> str:
     data = experiment.data
     shape = "x".join(str(n) for n in data.input.shape)
     if data.input.alphabet is not None:
-        return f"{shape} character ids below {data.input.alphabet}"
+        kind = "word" if data.unit == "words" else "character"
+        return f"{shape} {kind} ids below {data.input.alphabet}"
     mean, std = data.form["mean"], data.form["std"]
     said = f"{shape} floats, scaled to 0..1, then (x - {mean}) / {std} per channel"
     return said if experiment.discriminator is None else f"{said}; {PLANES}"
@@ -88,4 +97,6 @@ def _teacher(results: dict[str, Any]) -> str:
     size = f"{teacher['depth']} layers, {teacher['parameters']:,} parameters"
     if "scores" in results:
         return f"Its teacher has {size}, FID {results['scores']['teacher']['fid']:.2f}.\n"
+    if "test_perplexity" in results:
+        return f"Its teacher has {size}, perplexity {results['test_perplexity']['teacher']:.2f}.\n"
     return f"Its teacher has {size}, {results['test_accuracy']['teacher']:.2f} %.\n"

@@ -85,7 +85,7 @@ def _validated(run: RunDirectory, experiment: build.Experiment, seconds: dict[st
     assert experiment.val is not None
     results = {
         "val_accuracy": evaluate(experiment.student, experiment.val).accuracy,
-        "samples": {"train": experiment.train.samples, "val": experiment.val.samples},
+        "samples": {split: experiment.data.size(split) for split in ("train", "val")},
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
     run.write("trial.json", results)

@@ -15,7 +15,7 @@ from litfast import build, config
 from litfast.bench import compare, picture, record, report
 from litfast.cli import _console
 from litfast.engine.rundir import RunDirectory
-from litfast.models import VDCNN, Generator, Input, create
+from litfast.models import LSTMLM, VDCNN, Generator, Input, create
 from litfast.models.sectioned import SectionedModel
 from litfast.models.weights import load_weights
 
@@ -118,6 +118,7 @@ def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], Input, dict[s
         load_weights(model, run.path / f"{name}.safetensors")
     known = {
         "accuracies": {n: value for n, value in results.get("test_accuracy", {}).items() if n in built},
+        "perplexities": results.get("test_perplexity"),
         "weights_bytes": {name: (run.path / f"{name}.safetensors").stat().st_size for name in built},
     }
     return built, build.model_input(settings, data), known
@@ -141,9 +142,9 @@ def _of_names(
 
 
 def _input(model: nn.Module, image: Sequence[int], length: int) -> Input:
-    """What a named model reads: ids of characters, images, or images with the planes of their domains."""
+    """What a named model reads: ids of characters or of words, images, images with their domains' planes."""
     match model:
-        case VDCNN():
+        case VDCNN() | LSTMLM():
             return Input((length,), alphabet=model.embedding.num_embeddings)
         case Generator():
             return Input((model.planes, *image[1:]))

@@ -1,4 +1,4 @@
-"""`litfast eval`: accuracy of a run's student, or of any known model with a weights file."""
+"""`litfast eval`: accuracy or perplexity of a run's student, or of any known model with a weights file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Evaluate on the test split: accuracy; of generators scores and a picture of their translations.
+    """Evaluate on the test split: accuracy; of language models perplexity; of generators scores, a picture.
 
     Examples:
 
@@ -77,9 +77,11 @@ def evaluate(
     if as_json:
         _console.print_json(document)
     else:
+        share = f"{judged.accuracy:.2f} % of {judged.samples} {found.unit}"
+        if judged.perplexity is not None:
+            share = f"perplexity {judged.perplexity:.2f}, {share} right"
         _console.say(
-            f"{said.model} on {found.name}, test: {judged.accuracy:.2f} % of {judged.samples} "
-            f"{found.unit}, cross-entropy {judged.loss:.4f} ({precision})"
+            f"{said.model} on {found.name}, test: {share}, cross-entropy {judged.loss:.4f} ({precision})"
         )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from litfast.carried import carried
 from litfast.data.loader import Batch
 from litfast.engine import optim
 from litfast.engine.average import Average
@@ -18,6 +20,7 @@ from litfast.phase import Branch, Phase
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # what autocast computes in
 
+Result = TypeVar("Result")
 Function = Callable[..., Any]
 Runner = Callable[..., dict[str, Tensor]]  # called as a Step is
 
@@ -64,6 +67,7 @@ class Step:
         self.stopped: set[str] = set()
         self.notes: list[str] = []
         self._streams: Streams = streams or Serial()
+        self._states = carried(phase.model, *phase.frozen)
         self.wrap(lambda function: function)
         self.average = None if ema is None else Average(phase.model, ema)
         scaled = precision == "fp16"
@@ -114,7 +118,7 @@ class Step:
     def compute(self, batch: Batch, due: Sequence[Branch]) -> dict[str, Tensor]:
         """The step's work on the device: observe, then loss, backward and update of every branch in turn."""
         with self._streams.observing(due), torch.no_grad(), autocast(self.device, self.precision):
-            observations = [self._observe(part) for part in parts(batch, self.accumulate)]
+            observations = self._in_turn(self._observe, parts(batch, self.accumulate))
         metrics: dict[str, Tensor] = {}
         for branch in due:
             with self._streams.running(branch):
@@ -122,6 +126,9 @@ class Step:
         self._streams.join()
         if self.average is not None:
             self.average.update()
+        words = batch.target[0].numel()  # of a sample that is a window of text: "correct" counts samples
+        if words > 1:
+            metrics |= {name: value / words for name, value in metrics.items() if name.endswith(".correct")}
         return metrics
 
     def state(self) -> dict[str, Any]:
@@ -171,7 +178,7 @@ class Step:
     def _train(self, branch: Branch, observations: Sequence[Any]) -> dict[str, Tensor]:
         optimizer, scaler = self.optimizers[branch.name], self.scalers[branch.name]
         optimizer.zero_grad(set_to_none=True)
-        losses = [self._backward(branch, observation) for observation in observations]
+        losses = self._in_turn(partial(self._backward, branch), observations)
         if branch.schedule.clip is not None:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(branch.params, branch.schedule.clip, foreach=True)
@@ -180,6 +187,17 @@ class Step:
         return {
             f"{branch.name}.{name}": _combined(name, [part[name] for part in losses]) for name in losses[0]
         }
+
+    def _in_turn(self, function: Callable[[Any], Result], parts: Sequence[Any]) -> list[Result]:
+        """The results of a function; each part goes on from what that part of the batch before left."""
+        results = []
+        for number, part in enumerate(parts):
+            if self._states is not None:
+                self._states.turn(number)
+            results.append(function(part))
+        if self._states is not None:
+            self._states.turn(0)
+        return results
 
     def _backward(self, branch: Branch, observation: Any) -> dict[str, Tensor]:
         """Add the gradient of one part of the batch; its losses, detached."""

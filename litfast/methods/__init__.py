@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from litfast.methods._adversarial import adversarial, check_labels
 from litfast.methods._ban import ban
 from litfast.methods._chain import chain, check_chain
+from litfast.methods._groupreduce import groupreduce
 from litfast.methods._kd import kd
 from litfast.methods._lit import lit
 from litfast.methods._lit_generator import lit_generator
@@ -16,6 +17,7 @@ from litfast.registry import Registry
 
 METHODS: Registry[Callable[..., Iterator[Phase]]] = Registry("method")
 METHODS.update(scratch=scratch, kd=kd, ban=ban, lit=lit, adversarial=adversarial, lit_generator=lit_generator)
+METHODS.update(groupreduce=groupreduce)
 
 __all__ = [
     "METHODS",
@@ -24,6 +26,7 @@ __all__ = [
     "chain",
     "check_chain",
     "check_labels",
+    "groupreduce",
     "kd",
     "lit",
     "lit_generator",

@@ -14,6 +14,8 @@ from litfast.models.counting import macs as macs
 from litfast.models.counting import parameters as parameters
 from litfast.models.ensemble import Ensemble as Ensemble
 from litfast.models.inputs import Input as Input
+from litfast.models.low_rank import Groups, low_rank_ends
+from litfast.models.lstm_lm import LSTMLM as LSTMLM
 from litfast.models.pairing import check_pair as check_pair
 from litfast.models.pairing import copy_blocks as copy_blocks
 from litfast.models.pairing import copy_ends as copy_ends
@@ -45,8 +47,9 @@ def create(
 
     Args:
         name: one of MODELS, such as "resnet20".
-        classes: width of the logits, K; of a generator, the number of its domains.
-        channels: channels of the input images; a model of texts has none, its spec neither.
+        classes: width of the logits, K; of a generator, the number of its domains; of a language model, the
+            words that it reads and predicts.
+        channels: channels of the input images; a model of texts or words has none, its spec neither.
         blocks: blocks of each section, in place of those that the name stands for.
         options: the family's own keyword arguments, such as `option` ("A" or "B") of a ResNet.
 
@@ -108,6 +111,26 @@ def _stargan(
     return Generator(counts, classes=classes, channels=channels, width=width), ("bottleneck",)
 
 
+def _lstm_lm(
+    *,
+    classes: int,
+    blocks: Sequence[int] | None,
+    width: int = 200,
+    hidden: int | None = None,
+    layers: int = 2,
+    tied: bool = False,
+    dropout: float = 0.0,
+    groups: Groups | None = None,
+    bits: int = 32,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    if blocks is not None:
+        raise ValueError(f"lstm_lm: blocks must be left out, as `layers` counts them, got {list(blocks)}")
+    model = LSTMLM(classes=classes, width=width, hidden=hidden, layers=layers, tied=tied, dropout=dropout)
+    if groups is not None:
+        low_rank_ends(model, groups, bits=bits)
+    return model, model.names
+
+
 VDCNN_BLOCKS = {9: (1, 1, 1, 1), 17: (2, 2, 2, 2), 29: (5, 5, 2, 2), 49: (8, 8, 5, 3)}
 
 MODELS.update({f"resnet{6 * n + 2}": partial(_resnet, n) for n in (1, 2, 3, 5, 7, 9, 18)})
@@ -115,3 +138,4 @@ MODELS.update({f"resnext{6 * n + 2}": partial(_resnext, n) for n in (3, 5, 7, 9,
 MODELS.update({f"vdcnn{layers}": partial(_vdcnn, blocks) for layers, blocks in VDCNN_BLOCKS.items()})
 GENERATORS = {f"stargan{count}": partial(_stargan, count) for count in (6, 4, 2, 1)}
 MODELS.update(GENERATORS)
+MODELS["lstm_lm"] = _lstm_lm

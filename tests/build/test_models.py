@@ -128,3 +128,8 @@ def test_best_weights_need_validation_samples(images: config.Config) -> None:
     without = replace(settings, data=replace(settings.data, val=0))
     with pytest.raises(ValueError, match=r"engine\.keep must be last without validation samples, got 'best'"):
         build.experiment(without).rehearse()
+
+
+def test_a_language_model_has_the_vocabulary_for_classes(words: config.Config) -> None:
+    student = build.experiment(words).student
+    assert student.spec == {"name": "lstm_lm", "classes": 5, "blocks": None, "width": 4}
