@@ -38,4 +38,8 @@ using LowRankBlockArgs = std::tuple<uintptr_t, uintptr_t, int64_t, int64_t>;
 using LookUpArgs = std::array<uintptr_t, 3>;
 using ScoresArgs = std::array<uintptr_t, 4>;
 
+// x, index, out; then B, N, M, bytes of an element
+using ColumnsArgs = std::array<uintptr_t, 3>;
+using ColumnsSizes = std::tuple<int64_t, int64_t, int64_t, int>;
+
 }  // namespace litfast

@@ -33,6 +33,15 @@ struct Scores {
   int64_t B;
 };
 
+// out[b, j] = x[b, index_j], elements of 4 or 8 bytes.
+struct Columns {
+  const void* x;         // [B, N]
+  const int64_t* index;  // [M] in 0..N-1
+  void* out;             // [B, M]
+  int64_t B, N, M;
+  int size;
+};
+
 // Rows and columns of a product that stay in registers.
 struct LowRankTile {
   int64_t rows, columns;

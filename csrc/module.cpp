@@ -138,6 +138,14 @@ int64_t run_scores_cpu(const std::vector<LowRankBlockArgs>& block_args, const Sc
   return scores_cpu(scores, kernels, threads);
 }
 
+void run_columns_cpu(const ColumnsArgs& args, const ColumnsSizes& sizes, int threads) {
+  const auto [x, index, out] = args;
+  const auto [B, N, M, size] = sizes;
+  const Columns columns{address(x), address<const int64_t>(index), address(out), B, N, M, size};
+  const py::gil_scoped_release release;
+  columns_cpu(columns, threads);
+}
+
 py::dict build_info() {
   std::vector<std::string> isas;
   for (const Kernels& kernels : runnable_kernels()) isas.push_back(kernels.isa);
@@ -171,6 +179,8 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("low_rank_softmax_cpu", &run_scores_cpu, py::arg("blocks"), py::arg("tensors"), py::arg("rows"),
         py::arg("width"), py::arg("fp64"), py::arg("threads"), py::arg("isa"),
         "Writes the logits; returns -2 for a bad place (and writes nothing), or -1.");
+  m.def("columns_cpu", &run_columns_cpu, py::arg("tensors"), py::arg("sizes"), py::arg("threads"),
+        "Writes x[:, index].");
   m.def("build_info", &build_info, "Compiler, CUDA architectures, OpenMP version (0: none), instruction sets, best first.");
 #ifdef LITFAST_WITH_CUDA
   cuda::bind(m);

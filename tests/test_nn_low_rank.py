@@ -59,7 +59,7 @@ def test_what_is_stored_is_within_the_budget_and_loads_back_to_the_bit(blocks: i
     embedding, _ = layers()
     table = LowRankTable.from_dense(embedding.weight, COUNTS, budget=2500, blocks=blocks)
     stored = sum(value.nbytes for value in table.state_dict().values())
-    assert 0.8 * 2500 < stored <= 2500
+    assert 0.75 * 2500 < stored <= 2500  # a rank more of the one block takes a quarter
     if bits == 8:
         table.quantise()
         fewer = sum(value.nbytes for value in table.state_dict().values())
@@ -107,7 +107,7 @@ def test_a_transformer_trains_with_them() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
 
 

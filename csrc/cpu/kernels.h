@@ -59,6 +59,8 @@ constexpr int64_t kBadPlace = -2;  // a place outside 0..N-1
 int64_t look_up_cpu(const LookUp& look_up, const Kernels& kernels, int threads);
 int64_t scores_cpu(const Scores& scores, const Kernels& kernels, int threads);
 
+void columns_cpu(const Columns& columns, int threads);
+
 // Returns the first sample whose index, top or left is out of range, and then writes nothing; else -1.
 int64_t augment_cpu(const Augment& augment, int threads);
 

@@ -28,7 +28,19 @@ bool is_place(const LowRank& table) {
   return true;
 }
 
+template <class E>
+void take(const Columns& columns, int64_t b) {
+  const E* x = static_cast<const E*>(columns.x) + b * columns.N;
+  E* out = static_cast<E*>(columns.out) + b * columns.M;
+  for (int64_t j = 0; j < columns.M; ++j) out[j] = x[columns.index[j]];
+}
+
 }  // namespace
+
+void columns_cpu(const Columns& columns, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && columns.B > 1)
+  for (int64_t b = 0; b < columns.B; ++b) columns.size == 8 ? take<uint64_t>(columns, b) : take<uint32_t>(columns, b);
+}
 
 int64_t look_up_cpu(const LookUp& look_up, const Kernels& kernels, int threads) {
   if (!is_place(look_up.table)) return kBadPlace;

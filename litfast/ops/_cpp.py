@@ -70,6 +70,14 @@ def _score(call: _low_rank.Call) -> Tensor:
     return out.to(call.x.dtype)
 
 
+def _columns(x: Tensor, index: Tensor) -> Tensor:
+    x, index = x.contiguous(), index.contiguous()
+    out = x.new_empty(len(x), len(index))
+    sizes = (*x.shape, len(index), x.element_size())
+    _C.columns_cpu((address(x), address(index), address(out)), sizes, torch.get_num_threads())
+    return out
+
+
 def _blocks(call: _low_rank.Call) -> tuple[list[Tensor], list[tuple[int, int, int, int]], int, bool]:
     """What the kernels compute in, fp32 or fp64: tensors that must live on, their addresses, d."""
     fp64 = call.factors[0].dtype == torch.float64
@@ -121,6 +129,7 @@ if MISSING is None:
     implement("loss", "CPU", _run)
     _augment.implement("augment", "CPU", _run_augment)
     _low_rank.implement("", "CPU", _look_up, _score)
+    _low_rank.implement_columns("CPU", _columns)
 CPP = Backend(name="cpp", missing=lambda: MISSING, why_not=_why_not, op=OP)
 CPP_AUGMENT = Backend(name="cpp", missing=lambda: MISSING, why_not=_why_not_augment, op=_augment.OP)
 CPP_LOW_RANK = tuple(

@@ -143,5 +143,5 @@ def test_a_mistake_gets_one_line(changes: dict[str, Any], line: str) -> None:
 
 def test_a_student_of_another_network_is_refused() -> None:
     teacher, _ = models()
-    with pytest.raises(ValueError, match="student must be the teacher's network .* got"):
+    with pytest.raises(ValueError, match=r"student must be the teacher's network .* got"):
         next(reduced(teacher, create("lstm_lm", classes=V, width=D + 1)))

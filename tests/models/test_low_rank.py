@@ -1,4 +1,4 @@
-"""A language model with low-rank ends: the surgery, the spec that makes it again, what is saved and counted."""
+"""A language model with low-rank ends: the surgery, the spec that makes it again, what is counted."""
 
 from __future__ import annotations
 

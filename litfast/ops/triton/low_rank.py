@@ -114,7 +114,7 @@ def score(call: Call) -> Tensor:
     B, first = hidden.numel() // d, 0
     bias = None if call.bias is None else call.bias.contiguous()
     with torch.cuda.device_of(out):
-        words = torch.empty_like(place).scatter_(0, place, torch.arange(N, device=place.device))
+        words = torch.zeros_like(place).scatter_(0, place, torch.arange(N, device=place.device))
         for factor, basis in zip(call.factors, call.bases, strict=True):
             n, r = factor.shape
             x = hidden
