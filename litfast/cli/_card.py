@@ -10,7 +10,7 @@ from litfast.build import Experiment
 PLANES = "the target domain behind it, a constant plane each: litfast.models.with_domain(images, domain)"
 TEMPLATE = """# {student} by {method}, trained on {data}
 
-A student of {depth} weighted layers, {parameters:,} parameters, {macs:,} multiply-accumulates a sample.
+A student of {depth} weighted layers, {parameters:,} parameters, {macs:,} multiply-accumulates a {sample}.
 {teacher}
 | | |
 |---|---|
@@ -48,6 +48,7 @@ def text(experiment: Experiment, results: dict[str, Any]) -> str:
         depth=model["depth"],
         parameters=model["parameters"],
         macs=model["macs"],
+        sample=f"window of {data.input.shape[0]} words" if data.unit == "words" else "sample",
         teacher=_teacher(results),
         result=_result(results),
         train=results["samples"]["train"],

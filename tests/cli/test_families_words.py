@@ -107,6 +107,7 @@ def test_what_it_says_is_of_words_and_perplexity(run: Path) -> None:
     value = results(run)["test_perplexity"]
     assert f"| test perplexity | {value['student']:.2f}, of 64 words |" in card
     assert f"perplexity {value['teacher']:.2f}." in card
+    assert " multiply-accumulates a window of 6 words." in card
     assert "| 6 word ids below 9 |" in card and "| vocabulary, listed in `model.json` | 9 words |" in card
 
 

@@ -18,6 +18,7 @@ def test_every_name_makes_a_sectioned_model() -> None:
         **{f"resnext{n}": layers for n in (20, 32, 44, 56, 110)},
         **{f"vdcnn{n}": ("section1", "section2", "section3", "section4") for n in (9, 17, 29, 49)},
         **{f"stargan{n}": ("bottleneck",) for n in (6, 4, 2, 1)},
+        "lstm_lm": ("layer1", "layer2"),
     }
 
 
