@@ -102,7 +102,7 @@ def test_a_transformer_trains_with_them() -> None:
     low = LowRankEmbedding.from_dense(embedding, COUNTS, **SMALL)
     net = nn.Sequential(low, body, LowRankSoftmax(low.table, bias=softmax.bias))
     optimizer, losses = torch.optim.Adam(net.parameters(), 1e-2), []
-    for _ in range(8):
+    for _ in range(20):
         loss = nn.functional.cross_entropy(net(IDS).flatten(0, 1), IDS.flatten())
         optimizer.zero_grad()
         loss.backward()

@@ -134,6 +134,14 @@ def test_opcheck_is_clean(op: str, name: str, request: pytest.FixtureRequest) ->
     assert set(results.values()) == {"SUCCESS"}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_kernel_of_backward_takes_columns(dtype: torch.dtype, cpp: str) -> None:
+    x, index = torch.randn(7, 3, dtype=dtype).t(), torch.tensor([6, 0, 0, 3])
+    op = torch.ops.litfast.columns.default
+    assert torch.equal(op(x, index), x[:, index])
+    assert set(torch.library.opcheck(op, (x, index)).values()) == {"SUCCESS"}
+
+
 @pytest.mark.parametrize("backend", ["auto", "cpp"])
 def test_autocast_casts_nothing(backend: str, cpp: str) -> None:
     for op in LAYERS:
