@@ -13,7 +13,7 @@ from litfast.cli import _console, _translation
 from litfast.engine import evaluate as measure
 from litfast.engine.rundir import RunDirectory
 from litfast.engine.step import PRECISIONS
-from litfast.models import GENERATORS
+from litfast.models import GENERATORS, create
 from litfast.models.weights import load_weights
 
 
@@ -69,7 +69,11 @@ def evaluate(
     if beside:
         raise ValueError(f"eval: --with must come with a generator's run, got {beside[0]!r}")
     said = build.links(settings)[-1]
-    student = build.model(said, found).to(str(settings.engine.device))
+    if run is None:
+        student = build.model(said, found)
+    else:  # as training left it: it may be narrower
+        student = create(**RunDirectory(run).read("model.json")["model"])
+    student.to(str(settings.engine.device))
     file = run / "student.safetensors" if run is not None else weights
     load_weights(student, str(file))
     judged = measure(student, found.test, precision=precision)

@@ -73,7 +73,9 @@ def test_a_recipe_compresses_a_language_model(recipe: Path, litfast: Litfast, tm
     assert {table.factors[0].dtype for table in student.modules() if isinstance(table, LowRankTable)} == {
         torch.int8
     }
-    judged = json.loads(litfast("eval", tmp_path / "run", "--json").stdout)
+    result = litfast("eval", tmp_path / "run", "--json")
+    assert result.exit_code == 0, result.output
+    judged = json.loads(result.stdout)
     assert judged["perplexity"] == pytest.approx(found["test_perplexity"]["student"])
 
 
