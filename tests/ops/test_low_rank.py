@@ -230,3 +230,31 @@ def test_a_gpu_keeps_the_accuracy_rule(sample: Sample, backend: str) -> None:
     if backend != "reference" and "float64" in sample.name:
         pytest.skip("triton refuses float64")
     assert misses(on(sample, "cuda"), backend) == []
+
+
+@pytest.mark.parametrize(("backend", "opaque"), [("auto", False), ("cpp", True)])
+@pytest.mark.parametrize("op", LAYERS)
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_compiled_call_is_one_graph_with_the_same_gradient(
+    op: str, backend: str, opaque: bool, cpp: str
+) -> None:
+    names: list[str] = []
+
+    def note(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    args = samples(op)[0].args
+    tables = [table.clone().requires_grad_() for table in (*args[1], *args[2])]
+
+    def loss(x: Tensor, *tables: Tensor) -> Tensor:
+        return LAYERS[op](x, *_split(list(tables)), *args[3:], backend=backend).square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend=aot_autograd(fw_compiler=note, bw_compiler=note))
+    ours, plain = (torch.autograd.grad(made(args[0], *tables), tables) for made in (compiled, loss))
+    torch.testing.assert_close(ours, plain)
+    assert any("litfast" in name for name in names) == opaque
