@@ -248,13 +248,19 @@ def test_a_compiled_call_is_one_graph_with_the_same_gradient(
     from functorch.compile import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
 
-    args = samples(op)[0].args
+    args = samples(op)[1].args  # in fp64
     tables = [table.clone().requires_grad_() for table in (*args[1], *args[2])]
 
     def loss(x: Tensor, *tables: Tensor) -> Tensor:
         return LAYERS[op](x, *_split(list(tables)), *args[3:], backend=backend).square().sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend=aot_autograd(fw_compiler=note, bw_compiler=note))
-    ours, plain = (torch.autograd.grad(made(args[0], *tables), tables) for made in (compiled, loss))
-    torch.testing.assert_close(ours, plain)
+    ours, plain = (
+        torch.autograd.grad(made(args[0], *tables), tables, allow_unused=True)  # a dense block has no basis
+        for made in (compiled, loss)
+    )
+    used = [pair for pair in zip(ours, plain, strict=True) if pair[0] is not None and pair[0].numel()]
+    assert len(used) == len(tables) - 1
+    for mine, their in used:
+        torch.testing.assert_close(mine, their)
     assert any("litfast" in name for name in names) == opaque
