@@ -30,11 +30,12 @@ LEVELS = {
     **dict.fromkeys(("nn", "testing", "models", "data", "engine"), 2),
     **dict.fromkeys(("ops", "phase", "carried", "registry", "config", "lfc"), 1),
 }
-# Words that a neighbour may know of another: what a loader is, a name's error, a schedule in a recipe.
+# What a neighbour may know of another: what a loader is, a name's error, a schedule in a recipe, layers.
 NEIGHBOURS = {
     "engine": {"litfast.data.loader"},
     "config": {"litfast.phase", "litfast.registry"},
     "ops": {"litfast.registry"},
+    "models": {"litfast.nn"},
 }
 ONLY_IN = {
     "rich": ("cli/", "bench/report.py"),

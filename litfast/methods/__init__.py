@@ -9,6 +9,7 @@ from litfast.methods._ban import ban
 from litfast.methods._chain import chain, check_chain
 from litfast.methods._deep_compression import deep_compression
 from litfast.methods._fitnets import fitnets
+from litfast.methods._groupreduce import groupreduce
 from litfast.methods._kd import kd
 from litfast.methods._lit import lit
 from litfast.methods._lit_generator import lit_generator
@@ -30,6 +31,7 @@ METHODS.update(
     deep_compression=deep_compression,
     metadistiller=metadistiller,
     slimming=slimming,
+    groupreduce=groupreduce,
 )
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "check_labels",
     "deep_compression",
     "fitnets",
+    "groupreduce",
     "kd",
     "lit",
     "lit_generator",

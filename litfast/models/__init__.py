@@ -16,6 +16,7 @@ from litfast.models.ensemble import Ensemble as Ensemble
 from litfast.models.inputs import Input as Input
 from litfast.models.lenet import LeNet5 as LeNet5
 from litfast.models.lenet import LeNet300 as LeNet300
+from litfast.models.low_rank import Groups, low_rank_ends
 from litfast.models.lstm_lm import LSTMLM as LSTMLM
 from litfast.models.maxout import WIDTHS as MAXOUT_WIDTHS
 from litfast.models.maxout import Maxout as Maxout
@@ -181,10 +182,14 @@ def _lstm_lm(
     layers: int = 2,
     tied: bool = False,
     dropout: float = 0.0,
+    groups: Groups | None = None,
+    bits: int = 32,
 ) -> tuple[nn.Module, tuple[str, ...]]:
     if blocks is not None:
         raise ValueError(f"lstm_lm: blocks must be left out, as `layers` counts them, got {list(blocks)}")
     model = LSTMLM(classes=classes, width=width, hidden=hidden, layers=layers, tied=tied, dropout=dropout)
+    if groups is not None:
+        low_rank_ends(model, groups, bits=bits)
     return model, model.names
 
 

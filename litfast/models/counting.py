@@ -21,7 +21,8 @@ def parameters(model: nn.Module) -> int:
 def macs(model: nn.Module, input: Input) -> int:
     """Multiply-accumulates of the convolutions and matrix products for one sample, in eval mode.
 
-    Looking up an embedding costs none. The sample of a language model is a window of words.
+    Looking up an embedding costs none; in blocks of low rank every word is counted with the largest basis.
+    The sample of a language model is a window of words.
 
     Args:
         input: what the model reads.
@@ -30,10 +31,29 @@ def macs(model: nn.Module, input: Input) -> int:
 
     like = next(model.parameters())
     sample = input.example(1, generator=torch.Generator(), device=like.device, dtype=like.dtype)
-    counter = FlopCounterMode(display=False, custom_mapping={op: _lstm_flops for op in _lstm_ops()})
+    counter = FlopCounterMode(display=False, custom_mapping=_own_flops())
     with evaluating(model), torch.no_grad(), counter:
         model(sample)
     return int(counter.get_total_flops()) // 2  # a multiply and an add
+
+
+def _own_flops() -> dict[Any, Any]:
+    """Of ops that torch's counter does not know."""
+    low_rank = torch.ops.litfast
+    return {
+        **{op: _lstm_flops for op in _lstm_ops()},
+        low_rank.low_rank_embedding: _look_up_flops,
+        low_rank.low_rank_softmax: _score_flops,
+    }
+
+
+def _look_up_flops(ids: Any, factors: Any, bases: Any, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(ids) * max(math.prod(basis) for basis in bases)
+
+
+def _score_flops(hidden: Any, factors: Any, bases: Any, *_: Any, **__: Any) -> int:
+    """A multiply and an add an element of the tables, for every row."""
+    return 2 * math.prod(hidden[:-1]) * sum(math.prod(table) for table in (*factors, *bases))
 
 
 def _lstm_ops() -> tuple[Any, Any]:

@@ -110,12 +110,19 @@ def _plain(device: torch.device) -> AbstractContextManager[None]:
 
 
 def _drop_shared(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
-    del state_dict[f"{prefix}softmax.weight"]
+    for key in _tied_keys(state_dict, prefix):
+        state_dict.pop(f"{prefix}softmax.{key}", None)
 
 
 def _add_shared(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    if f"{prefix}embedding.weight" in state_dict:
-        state_dict[f"{prefix}softmax.weight"] = state_dict[f"{prefix}embedding.weight"]
+    for key in _tied_keys(state_dict, prefix):
+        state_dict[f"{prefix}softmax.{key}"] = state_dict[f"{prefix}embedding.{key}"]
+
+
+def _tied_keys(state_dict: dict[str, Any], prefix: str) -> list[str]:
+    """What the embedding holds is the softmax layer's, too."""
+    start = f"{prefix}embedding."
+    return [key.removeprefix(start) for key in state_dict if key.startswith(start)]
 
 
 def _check(sizes: dict[str, int], tied: bool, dropout: float) -> None:

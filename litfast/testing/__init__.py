@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from . import low_rank
 from .samples import Sample as Sample
 from .samples import samples as samples
 
@@ -25,6 +26,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ir": ops.ir_loss,
     "lit": ops.lit_loss,
     "channel_l1": ops.channel_l1,
+}
+LAYERS: dict[str, Callable[..., Any]] = {
+    "low_rank_embedding": ops.low_rank_embedding,
+    "low_rank_softmax": ops.low_rank_softmax,
 }
 
 
@@ -44,11 +49,10 @@ def run(sample: Sample, backend: str = "reference") -> Outcome:
         students.append(tensor.detach().requires_grad_())
         return students[-1]
 
-    places = {"kd": (0,), "ir": (0,), "lit": (0, 2), "channel_l1": (0,)}[
-        sample.op
-    ]  # of the students among the arguments
+    of_losses = {"kd": (0,), "ir": (0,), "lit": (0, 2), "channel_l1": (0,)}
+    places = (of_losses | low_rank.PLACES)[sample.op]  # of the students among the arguments
     args = [_each(leaf, arg) if place in places else arg for place, arg in enumerate(sample.args)]
-    result = FUNCTIONS[sample.op](*args, **sample.options, backend=backend)
+    result = (FUNCTIONS | LAYERS)[sample.op](*args, **sample.options, backend=backend)
     losses = [result] if isinstance(result, Tensor) else list(result)
     # Rows of reduction="none" get different weights, so that a mix-up of rows shows.
     incoming = (

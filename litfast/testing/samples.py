@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import low_rank
+
 _FLOATS = (torch.float32, torch.float32)
 _CONTIGUOUS = (torch.contiguous_format, torch.contiguous_format)
 _HALVES = (torch.float32, torch.bfloat16, torch.float16)
@@ -41,6 +43,8 @@ def samples(op: str) -> list[Sample]:
         "channel_l1": _channel_l1_samples,
         "augment": _augment_samples,
     }
+    if op in low_rank.SAMPLES:
+        return [Sample(op=op, name=name, args=args, options={}) for name, args in low_rank.SAMPLES[op]()]
     return list(makers[op]())
 
 
