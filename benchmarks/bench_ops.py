@@ -36,7 +36,7 @@ Shape = tuple[int, ...]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BACKENDS = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}[DEVICE.type]  # Triton on a CPU is an interpreter
 TRIAD = "triad"
-ALPHA, BETA, TAU = 0.3, 0.75, 4.0
+ALPHA, BETA, TAU, STRENGTH = 0.3, 0.75, 4.0, 1e-4
 SECONDS = 4.0  # a sample: all contenders together
 CPU_ELEMENTS = 2**25  # a side
 GATE_BYTES = 100  # an element: the accuracy rule holds the op, its inputs and its gradients in fp64
@@ -80,6 +80,8 @@ def cases() -> Iterator[Case]:
             yield Case(op="kd", what="x".join(map(str, logits)), dtype=dtype, logits=logits)
         what = "CIFAR sections B=128 + 128x10"
         yield Case(op="lit", what=what, dtype=dtype, sections=cifar(128), logits=(128, 10))
+    scales = ((16,),) * 9 + ((32,),) * 9 + ((64,),) * 9
+    yield Case(op="channel_l1", what="ResNet-56's inner scales", dtype=torch.float32, sections=scales)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -126,6 +128,9 @@ def too_large(case: Case) -> str | None:
 def make(case: Case) -> Sample:
     torch.manual_seed(0)
     sides = [[torch.randn(shape, device=DEVICE, dtype=case.dtype) for shape in case.shapes] for _ in range(2)]
+    if case.op == "channel_l1":  # which has no teacher
+        own = {"strength": STRENGTH}
+        return Sample(op=case.op, name=str(case).partition(" ")[2], args=(sides[0],), options=own)
     args: list[Any] = [side[: len(case.sections)] for side in sides] if case.sections else []
     options: dict[str, Any] = {"beta": BETA} if case.op == "lit" else {}
     if case.logits:
@@ -171,9 +176,18 @@ def liger() -> Loss:
     return loss
 
 
+def eager_channel_l1(scales: list[Tensor]) -> Tensor:
+    return STRENGTH * torch.stack([scale.abs().sum() for scale in scales]).sum()
+
+
 def contenders(sample: Sample) -> dict[str, Callable[[], Run]]:
     """By name, how each of the others is made: that may fail where a library or a compiler is missing."""
-    formulas: dict[str, Loss] = {"ir": eager_ir, "kd": eager_kd, "lit": eager_lit}
+    formulas: dict[str, Loss] = {
+        "ir": eager_ir,
+        "kd": eager_kd,
+        "lit": eager_lit,
+        "channel_l1": eager_channel_l1,
+    }
     eager = formulas[sample.op]
     makers: dict[str, Callable[[], Run]] = {"eager": lambda: step(eager, sample)}
     if sample.op == "ir":
@@ -202,7 +216,9 @@ def own_student(sample: Sample) -> Sample:
 
 
 def pairs(sample: Sample) -> list[tuple[Tensor, Tensor]]:
-    """Every student tensor with its teacher."""
+    """Every student tensor with its teacher; scales, which have none, with themselves."""
+    if sample.op == "channel_l1":
+        return [(scale, scale) for scale in sample.args[0]]
     found: list[tuple[Tensor, Tensor]] = []
     for student, teacher in zip(sample.args[::2], sample.args[1::2], strict=False):  # the target has no pair
         found += zip(student, teacher, strict=True) if isinstance(student, list) else [(student, teacher)]

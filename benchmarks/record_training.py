@@ -37,7 +37,7 @@ def main() -> None:
     many = len(seeds) > 1
     kept = {seed: given.keep and (f"{given.keep}-{seed}" if many else given.keep) for seed in seeds}
     runs = [run(given.recipe, given.sets, seed, kept[seed]) for seed in seeds]
-    what = "test_accuracy" if "test_accuracy" in runs[0] else "fid"
+    what = next((key for key in ("test_accuracy", "test_perplexity") if key in runs[0]), "fid")
     found = [each[what]["student"] if what in each else each["scores"]["student"][what] for each in runs]
     results = {
         what: found,
@@ -49,6 +49,7 @@ def main() -> None:
     }
     checks = {
         "test_accuracy": {"accuracies are percentages": all(0 < value <= 100 for value in found)},
+        "test_perplexity": {"perplexities are above 1": all(1 < value < float("inf") for value in found)},
         "fid": {"distances are positive": all(0 <= value < float("inf") for value in found)},
     }
     words = [given.out.name if word == str(given.out) else word for word in sys.argv[1:]]  # no one's folders
@@ -71,8 +72,8 @@ def run(recipe: str, sets: list[str], seed: int, keep: str | None) -> dict[str, 
         answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         seconds = time.perf_counter() - started
     document = json.loads(answer.stdout)
-    wanted = ("method", "data", "samples", "test_accuracy", "scores", "phases", "seconds", "precision")
-    known = {key: document[key] for key in (*wanted, "threads") if key in document}
+    wanted = ("method", "data", "samples", "test_accuracy", "test_perplexity", "scores", "phases", "seconds")
+    known = {key: document[key] for key in (*wanted, "precision", "threads") if key in document}
     return {"seed": seed, "resumed": resumed, "command_seconds": round(seconds, 1), **known}
 
 

@@ -31,4 +31,15 @@ using AugmentArgs = std::array<uintptr_t, 7>;
 // N, H, W, C, B, crop
 using AugmentSizes = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
 
+// factor, basis (0: dense), n, r
+using LowRankBlockArgs = std::tuple<uintptr_t, uintptr_t, int64_t, int64_t>;
+
+// ids, place, out; or hidden, place, bias (0: none), out
+using LookUpArgs = std::array<uintptr_t, 3>;
+using ScoresArgs = std::array<uintptr_t, 4>;
+
+// x, index, out; then B, N, M, bytes of an element
+using ColumnsArgs = std::array<uintptr_t, 3>;
+using ColumnsSizes = std::tuple<int64_t, int64_t, int64_t, int>;
+
 }  // namespace litfast

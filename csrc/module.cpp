@@ -106,6 +106,46 @@ int64_t run_augment_cpu(const AugmentArgs& args, const AugmentSizes& sizes, int 
   return augment_cpu(augment, threads);
 }
 
+std::vector<LowRankBlock> blocks_of(const std::vector<LowRankBlockArgs>& args) {
+  std::vector<LowRankBlock> blocks;
+  for (const auto& [factor, basis, n, r] : args) blocks.push_back({address(factor), address(basis), n, r});
+  return blocks;
+}
+
+LowRank table_of(const std::vector<LowRankBlock>& blocks, uintptr_t place, int64_t width, bool fp64) {
+  int64_t N = 0;
+  for (const LowRankBlock& block : blocks) N += block.n;
+  return {blocks.data(), address<const int64_t>(place), int64_t(blocks.size()), N, width, fp64};
+}
+
+int64_t run_look_up_cpu(const std::vector<LowRankBlockArgs>& block_args, const LookUpArgs& args, int64_t tokens,
+                        int64_t width, bool fp64, int threads, const std::string& isa) {
+  const auto [ids, place, out] = args;
+  const std::vector<LowRankBlock> blocks = blocks_of(block_args);
+  const LookUp look_up{table_of(blocks, place, width, fp64), address<const int64_t>(ids), address(out), tokens};
+  const Kernels kernels = kernels_of(isa);
+  const py::gil_scoped_release release;
+  return look_up_cpu(look_up, kernels, threads);
+}
+
+int64_t run_scores_cpu(const std::vector<LowRankBlockArgs>& block_args, const ScoresArgs& args, int64_t rows,
+                       int64_t width, bool fp64, int threads, const std::string& isa) {
+  const auto [hidden, place, bias, out] = args;
+  const std::vector<LowRankBlock> blocks = blocks_of(block_args);
+  const Scores scores{table_of(blocks, place, width, fp64), address(hidden), address(bias), address(out), rows};
+  const Kernels kernels = kernels_of(isa);
+  const py::gil_scoped_release release;
+  return scores_cpu(scores, kernels, threads);
+}
+
+void run_columns_cpu(const ColumnsArgs& args, const ColumnsSizes& sizes, int threads) {
+  const auto [x, index, out] = args;
+  const auto [B, N, M, size] = sizes;
+  const Columns columns{address(x), address<const int64_t>(index), address(out), B, N, M, size};
+  const py::gil_scoped_release release;
+  columns_cpu(columns, threads);
+}
+
 py::dict build_info() {
   std::vector<std::string> isas;
   for (const Kernels& kernels : runnable_kernels()) isas.push_back(kernels.isa);
@@ -133,6 +173,14 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("augment_cpu", &run_augment_cpu, py::arg("tensors"), py::arg("sizes"), py::arg("size"), py::arg("channels_last"),
         py::arg("threads"),
         "Writes the batch; returns the first sample out of range (and writes nothing), or -1.");
+  m.def("low_rank_embedding_cpu", &run_look_up_cpu, py::arg("blocks"), py::arg("tensors"), py::arg("tokens"),
+        py::arg("width"), py::arg("fp64"), py::arg("threads"), py::arg("isa"),
+        "Writes the vectors; returns the first id that is no word or -2 for a bad place (and writes nothing), or -1.");
+  m.def("low_rank_softmax_cpu", &run_scores_cpu, py::arg("blocks"), py::arg("tensors"), py::arg("rows"),
+        py::arg("width"), py::arg("fp64"), py::arg("threads"), py::arg("isa"),
+        "Writes the logits; returns -2 for a bad place (and writes nothing), or -1.");
+  m.def("columns_cpu", &run_columns_cpu, py::arg("tensors"), py::arg("sizes"), py::arg("threads"),
+        "Writes x[:, index].");
   m.def("build_info", &build_info, "Compiler, CUDA architectures, OpenMP version (0: none), instruction sets, best first.");
 #ifdef LITFAST_WITH_CUDA
   cuda::bind(m);

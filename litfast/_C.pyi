@@ -16,6 +16,8 @@ ScaledArgs = tuple[int, int, int, int]
 CoefficientArgs = tuple[float, float, float, float]
 LossArgs = tuple[int, int, int, int, bool]
 AugmentSizes = tuple[int, int, int, int, int, int]
+LowRankBlockArgs = tuple[int, int, int, int]
+ColumnsSizes = tuple[int, int, int, int]
 
 def lit_cpu(
     sections: Sequence[SectionArgs],
@@ -29,6 +31,25 @@ def lit_cpu(
 def augment_cpu(
     tensors: Sequence[int], sizes: AugmentSizes, size: int, channels_last: bool, threads: int
 ) -> int: ...
+def low_rank_embedding_cpu(
+    blocks: Sequence[LowRankBlockArgs],
+    tensors: Sequence[int],
+    tokens: int,
+    width: int,
+    fp64: bool,
+    threads: int,
+    isa: str,
+) -> int: ...
+def low_rank_softmax_cpu(
+    blocks: Sequence[LowRankBlockArgs],
+    tensors: Sequence[int],
+    rows: int,
+    width: int,
+    fp64: bool,
+    threads: int,
+    isa: str,
+) -> int: ...
+def columns_cpu(tensors: Sequence[int], sizes: ColumnsSizes, threads: int) -> None: ...
 def build_info() -> BuildInfo: ...
 
 # Only in a build with CUDA.

@@ -1,4 +1,4 @@
-"""The words that a method says and the engine hears: Schedule, Branch, Phase."""
+"""The words that a method says and the engine hears: Schedule, Coefficient, Branch, Phase."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
@@ -101,6 +102,35 @@ def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"Schedule: {what} must be one of {', '.join(known)}, got {value!r}")
 
 
+class Coefficient:
+    """A factor in a loss that moves in a straight line while a phase trains, such as FitNets' lambda.
+
+        at training progress t (epochs, fractional) of E epochs: first + (last - first) min(t / E, 1)
+
+    The step sets it together with the learning rates, so a resumed run has the value of its place.
+
+    Attributes:
+        value: [] fp64 on the phase's device, `first` before the first step. A loss reads it at every call;
+            it stays the same memory, which a captured step reads afresh.
+    """
+
+    def __init__(self, first: float, last: float, *, epochs: int) -> None:
+        self.first, self.last, self.epochs = first, last, epochs
+        self.value = torch.tensor(first, dtype=torch.float64)
+
+    def at(self, progress: float) -> float:
+        """The factor at `progress` epochs."""
+        return self.first + (self.last - self.first) * min(progress / max(self.epochs, 1), 1.0)
+
+    def set(self, value: float) -> None:
+        """Write a number to `value`, in place."""
+        self.value.fill_(value)
+
+    def to(self, device: torch.device) -> None:
+        """Move `value` to a device, before anything is captured."""
+        self.value = self.value.to(device)
+
+
 # A loss reads what was observed and answers named 0-d tensors: "loss" carries the gradient, all others are
 # detached metrics; none of them ever leaves the device here.
 Losses = Mapping[str, Tensor]
@@ -117,7 +147,9 @@ class Branch:
         schedule: optimizer and learning rate in words.
         every: train at every n-th step only (a GAN's generator: 5).
         after: names of branches that must have been updated before this one's loss is computed.
-        state: module whose buffers travel with the branch in checkpoints (an LSTM's hidden state).
+        state: module that travels with the branch and its checkpoints but is no part of the phase's model:
+            an LSTM's hidden state, a regressor that is thrown away at the end of the phase.
+        coefficients: of the loss; they follow the progress as the learning rate does.
         needs: the module within `observe` after whose forward all is there that this branch reads and all is
             done that touches its parameters and buffers (a teacher's section); None: all of `observe`.
     """
@@ -129,6 +161,7 @@ class Branch:
     every: int = 1
     after: tuple[str, ...] = ()
     state: nn.Module | None = None
+    coefficients: tuple[Coefficient, ...] = ()
     needs: nn.Module | None = None
 
 
@@ -143,6 +176,8 @@ class Phase:
         branches: what trains; all schedules of a phase have the same number of epochs.
         trains: modules put into train mode; the rest of `model` stays in eval mode.
         frozen: modules that `observe` uses (the teacher): eval mode, no gradient, never changed.
+        scored: whether the accuracy of `model` on validation samples is measured, and the best weights kept
+            by it where that is asked for; False while its head is still random, which says nothing.
     """
 
     name: str
@@ -151,6 +186,7 @@ class Phase:
     branches: tuple[Branch, ...]
     trains: tuple[nn.Module, ...]
     frozen: tuple[nn.Module, ...] = ()
+    scored: bool = True
 
     def __post_init__(self) -> None:
         names = [branch.name for branch in self.branches]

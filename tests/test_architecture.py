@@ -28,13 +28,14 @@ LEVELS = {
     "build": 4,
     "methods": 3,
     **dict.fromkeys(("nn", "testing", "models", "data", "engine"), 2),
-    **dict.fromkeys(("ops", "phase", "registry", "config"), 1),
+    **dict.fromkeys(("ops", "phase", "carried", "registry", "config", "lfc"), 1),
 }
-# Words that a neighbour may know of another: what a loader is, a name's error, a schedule in a recipe.
+# What a neighbour may know of another: what a loader is, a name's error, a schedule in a recipe, layers.
 NEIGHBOURS = {
     "engine": {"litfast.data.loader"},
     "config": {"litfast.phase", "litfast.registry"},
     "ops": {"litfast.registry"},
+    "models": {"litfast.nn"},
 }
 ONLY_IN = {
     "rich": ("cli/", "bench/report.py"),
@@ -43,7 +44,7 @@ ONLY_IN = {
     "nvidia": ("data/dali.py", "data/_dali_"),
     "litfast._C": ("ops/_library.py",),
     "tomllib": ("config/reading.py",),
-    "matplotlib": ("bench/picture.py", "bench/picture_cells.py"),
+    "matplotlib": ("bench/picture.py", "bench/picture_cells.py", "bench/picture_runs.py"),
     "PIL": ("bench/grid.py", "data/contact_sheet.py", "data/decode.py"),
 }
 HEAVY = (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from litfast.phase import Branch, Losses, Phase, Schedule
+from litfast.phase import Branch, Coefficient, Losses, Phase, Schedule
 
 
 def no_loss(_: Any) -> Losses:
@@ -53,6 +53,21 @@ def test_warmup_scales_the_peak_and_then_joins_the_schedule() -> None:
     ours = schedule(lr=0.1, schedule="linear", warmup=1, warmup_factor=0.1)
     assert ours.lr_at(0) == ours.lr_at(0.99) == pytest.approx(0.01)
     assert ours.lr_at(1) == pytest.approx(0.075)
+
+
+def test_a_coefficient_moves_in_a_straight_line_and_stays_where_it_ends() -> None:
+    ours = Coefficient(4.0, 1.0, epochs=6)
+    assert [ours.at(progress) for progress in (0, 1.5, 3, 6, 7)] == [4.0, 3.25, 2.5, 1.0, 1.0]
+    assert Coefficient(4.0, 1.0, epochs=0).at(0) == 4.0
+
+
+def test_a_coefficient_is_written_in_place() -> None:
+    ours = Coefficient(4.0, 1.0, epochs=6)
+    memory = ours.value
+    assert (memory.item(), memory.shape) == (4.0, ())
+    ours.to(torch.device("cpu"))
+    ours.set(2.5)
+    assert ours.value is memory and memory.item() == 2.5
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,10 @@ std::vector<Kernels> runnable_kernels() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    found.push_back({"avx512", avx512::ir_elements, avx512::kd_rows});
-  if (avx2) found.push_back({"avx2", avx2::ir_elements, avx2::kd_rows});
+    found.push_back(avx512::kernels("avx512"));
+  if (avx2) found.push_back(avx2::kernels("avx2"));
 #endif
-  found.push_back({"baseline", baseline::ir_elements, baseline::kd_rows});
+  found.push_back(baseline::kernels("baseline"));
   return found;
 }
 

@@ -6,25 +6,29 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from litfast.bench.metric import METRICS
+
 Results = Mapping[str, Any]  # a run's results.json
-TEST, VAL = "test accuracy, %", "validation accuracy, %"
+VAL, VAL_WORDS = "validation accuracy, %", "validation perplexity"
 
 
 def figures(results: Results, keep: str = "last") -> dict[str, float]:
     """What a run's student is judged by, each figure named with the split that it is of.
 
-    The test accuracy or, for a method that reports `scores` in its place, those of the student; then the
-    validation accuracy of the last phase that was validated: of the weights that it ended with, those of
-    its last or its best epoch (`keep`).
+    The test accuracy or perplexity or, for a method that reports `scores` in its place, those of the
+    student; then the validation accuracy or perplexity of the last phase that was validated: of the weights
+    that it ended with, those of its last or its best epoch (`keep`).
     """
     found: dict[str, float] = {}
-    if (accuracy := results.get("test_accuracy", {}).get("student")) is not None:
-        found[TEST] = accuracy
+    for name, metric in METRICS.items():
+        if (value := results.get(f"test_{name}", {}).get("student")) is not None:
+            found[f"test {metric.label}"] = value
     scores: Mapping[str, Any] = results.get("scores") or {}
     own: Mapping[str, Any] = scores.get("student", scores)
     found |= {f"test {name}": value for name, value in own.items() if isinstance(value, float | int)}
     validated = [phase[keep] for phase in results.get("phases", {}).values() if phase[keep] is not None]
-    return found | ({VAL: validated[-1]} if validated else {})
+    name = VAL_WORDS if "test_perplexity" in results else VAL
+    return found | ({name: validated[-1]} if validated else {})
 
 
 def seconds(results: Results) -> float:

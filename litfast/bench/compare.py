@@ -27,6 +27,7 @@ def compare(
     device: str | torch.device = "cpu",
     threads: int | None = None,
     accuracies: Mapping[str, float] | None = None,
+    perplexities: Mapping[str, float] | None = None,
     weights_bytes: Mapping[str, int] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -36,12 +37,14 @@ def compare(
         models: by the names that the document gives them; the first (the teacher) is the baseline.
         input, batches, modes, precisions, seconds, device, threads, progress: as for `latency.measure`.
         accuracies: percent, by name.
+        perplexities: of language models, by name.
         weights_bytes: size of the weights file, by name; without it the bytes of parameters and buffers.
 
     Returns:
         A document that JSON holds:
         input (shape and alphabet, as `models.Input`), device, threads;
-        models: name, depth, parameters, macs (one sample), weights_bytes, accuracy (percent or null);
+        models: name, depth, parameters, macs (one sample), weights_bytes, accuracy (percent or null),
+        perplexity (or null);
         rows: the fields of `latency.Row` without its single rounds;
         ratios: the first model over each other one, a cell each: baseline, contender, mode, precision, batch,
         check, speedup, p10, p90, rounds, tie, reason; speedup is null where `reason` says why;
@@ -51,7 +54,7 @@ def compare(
     Raises:
         ValueError, TypeError: as `latency.measure`; an unknown name; an accuracy outside 0 to 100.
     """
-    _check(list(models), accuracies or {}, weights_bytes or {})
+    _check(list(models), accuracies or {}, perplexities or {}, weights_bytes or {})
     surroundings = machine.describe()  # before the measurement loads it
     rows = measure(
         models,
@@ -71,7 +74,7 @@ def compare(
         "threads": threads or torch.get_num_threads(),
         "models": [
             _size(name, model, input)
-            | {"accuracy": (accuracies or {}).get(name)}
+            | {"accuracy": (accuracies or {}).get(name), "perplexity": (perplexities or {}).get(name)}
             | ({"weights_bytes": weights_bytes[name]} if weights_bytes and name in weights_bytes else {})
             for name, model in models.items()
         ],
@@ -93,6 +96,7 @@ def quick(
     batches: Sequence[int] = (1, 128),
     device: str | torch.device = "cpu",
     accuracies: Mapping[str, float] | None = None,
+    perplexities: Mapping[str, float] | None = None,
     weights_bytes: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """`compare` in a few seconds, for the table at the end of a training: eager, fp32, a short look."""
@@ -105,6 +109,7 @@ def quick(
         seconds=0.25,
         device=device,
         accuracies=accuracies,
+        perplexities=perplexities,
         weights_bytes=weights_bytes,
     )
 
@@ -141,8 +146,14 @@ def _check_name(row: Row) -> str:
     return f"{row.mode} {row.precision} batch {row.batch}"
 
 
-def _check(names: Sequence[str], accuracies: Mapping[str, float], weights_bytes: Mapping[str, int]) -> None:
-    for what, given in (("accuracies", accuracies), ("weights_bytes", weights_bytes)):
+def _check(
+    names: Sequence[str],
+    accuracies: Mapping[str, float],
+    perplexities: Mapping[str, float],
+    weights_bytes: Mapping[str, int],
+) -> None:
+    all_given = dict(accuracies=accuracies, perplexities=perplexities, weights_bytes=weights_bytes)
+    for what, given in all_given.items():
         strange = sorted(set(given) - set(names))
         if strange:
             raise ValueError(f"compare: {what} must be keyed by {', '.join(names)}, got {', '.join(strange)}")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from litfast.carried import reset
 from litfast.registry import Registry
 
 Runner = Callable[[Tensor], Tensor]
@@ -28,10 +29,11 @@ def prepare(model: nn.Module, mode: str, precision: str, device: torch.device) -
 
     The copy is in eval mode, channels-last, and *converted* to the precision, as a deployed model is, where
     autocast would cast the weights at every call; on CIFAR ResNets both give the same outputs. What it reads
-    must be `converted` likewise.
+    must be `converted` likewise. A language model's copy begins at the start of a text.
     """
     copied = copy.deepcopy(model).eval().to(device=device, dtype=PRECISIONS[precision])
     copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
+    reset(copied)
     return MODES[mode](copied)
 
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Document = Mapping[str, Any]
-COLOURS = ("#5b6b7f", "#d1603d", "#2a8a8a", "#b08900", "#7a5aa6")  # the teacher muted, the student warm
+# the teacher muted, the student warm
+COLOURS = ("#5b6b7f", "#d1603d", "#2a8a8a", "#b08900", "#7a5aa6", "#3f6fb5", "#a8437e", "#64862b", "#8a5a44",
+           "#d98cb3", "#3b3b3b")  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -29,11 +31,6 @@ def draw(document: Document, path: str | Path) -> None:
         ModuleNotFoundError: matplotlib is missing; says how to get it.
         ValueError: nothing in the document was timed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        remedy = 'pip install "litfast[bench]"'
-        raise ModuleNotFoundError(f"picture: matplotlib must be installed, got none; {remedy}") from error
     timed = [row for row in document["rows"] if row["p50_ms"] is not None]
     if not timed:
         raise ValueError("picture: rows must hold at least one measured latency, got none")
@@ -43,7 +40,7 @@ def draw(document: Document, path: str | Path) -> None:
     down = math.ceil(len(batches) / across)
     kinds = len(dict.fromkeys(_kind(row) for row in timed))
     height = 3.2 if scatter else 0.9 + 0.42 * kinds * len(document["models"])
-    figure = Figure(figsize=(1 + 4.2 * across, (height + 0.5) * down + 0.7), layout="constrained")
+    figure = blank(1 + 4.2 * across, (height + 0.5) * down + 0.7)
     axes = list(figure.subplots(down, across, squeeze=False).flat)
     for axis, batch in zip(axes, batches, strict=False):
         rows = [row for row in timed if row["batch"] == batch]
@@ -52,6 +49,25 @@ def draw(document: Document, path: str | Path) -> None:
     for spare in axes[len(batches) :]:
         spare.set_axis_off()
     _finish(figure, axes[0], document)
+    save(figure, path)
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is missing; says how to get it.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        remedy = 'pip install "litfast[bench]"'
+        raise ModuleNotFoundError(f"picture: matplotlib must be installed, got none; {remedy}") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure; the ending of `path` chooses PNG, SVG or PDF, its folder is made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
 

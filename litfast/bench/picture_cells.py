@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litfast.bench.picture import COLOURS
+from litfast.bench.picture import COLOURS, blank, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,18 +25,12 @@ def draw(cells: Sequence[Cell], path: str | Path, *, title: str) -> None:
         ModuleNotFoundError: matplotlib is missing; says how to get it.
         ValueError: no cell has a figure.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        remedy = 'pip install "litfast[bench]"'
-        raise ModuleNotFoundError(f"picture: matplotlib must be installed, got none; {remedy}") from error
     shown = [cell for cell in cells if cell["figures"]]
     if not shown:
         raise ValueError("picture: cells must hold at least one finished run, got none")
     names = list(dict.fromkeys(name for cell in shown for name in cell["figures"]))
     longest = max(len(cell["name"]) for cell in shown)
-    size = 0.6 + 0.075 * longest + 3.4 * len(names), 1.1 + 0.42 * len(shown)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = blank(0.6 + 0.075 * longest + 3.4 * len(names), 1.1 + 0.42 * len(shown))
     axes = list(figure.subplots(1, len(names), squeeze=False, sharey=True).flat)
     for axis, name, colour in zip(axes, names, COLOURS[1:] * len(names), strict=False):
         _panel(axis, [cell["figures"].get(name) for cell in shown], colour)
@@ -44,8 +38,7 @@ def draw(cells: Sequence[Cell], path: str | Path, *, title: str) -> None:
     axes[0].set_yticks(range(len(shown)), [cell["name"] for cell in shown], fontsize=9.5)
     axes[0].set_ylim(len(shown) - 0.5, -0.5)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
+    save(figure, path)
 
 
 def _panel(axis: Axes, spreads: Sequence[Mapping[str, Any] | None], colour: str) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from litfast.bench.metric import METRICS
 from litfast.bench.stats import milliseconds
 
 Document = Mapping[str, Any]
@@ -45,6 +46,8 @@ def summary(document: Document) -> Table:
         rows.append([label, *map(text, values), _times(values[0] / values[-1]) if values[-1] else ""])
     if any(model["accuracy"] is not None for model in models):
         rows.append(_accuracy(models))
+    if any(model.get("perplexity") is not None for model in models):
+        rows.append(_perplexity(models))
     for row in rows + _first_cells(document):
         table.add_row(*row[: 1 + len(columns)])
     return table
@@ -68,6 +71,43 @@ def latencies(document: Document) -> Table:
         rate = "-" if row["samples_per_s"] is None else f"{row['samples_per_s']:,.0f}"
         table.add_row(*head, row["contender"], *times, rate, _speedup(ratios.get((*cell, row["contender"]))))
         before = cell
+    return table
+
+
+def runs(document: Document) -> Table:
+    """A line a model of several runs; "*" marks those that no other beats.
+
+    The document is `compare`'s, with "metric" (a name of METRICS), and "method", "model", "before", "score"
+    and "best" of every model. "before" is the metric before the last phase; older runs do not know it.
+    """
+    metric, models = METRICS[document["metric"]], document["models"]
+    times = {(*_cell(row), row["contender"]): row["p50_ms"] for row in document["rows"]}
+    cells = list(dict.fromkeys(_cell(row) for row in document["rows"]))
+    earlier = any(model["before"] is not None for model in models)
+    ways = list(dict.fromkeys(f"{mode} {precision}" for _, mode, precision in cells))
+    same = f" ({ways[0]})" if len(ways) == 1 else ""
+    table = Table(
+        title=f"{len(models)} models by {metric.name}, latency{same} and size", collapse_padding=True
+    )
+    for column in ("", "method", "model"):
+        table.add_column(column, overflow="fold")
+    heads = ["depth", "params", "MACs", "weights"]
+    heads += ["before the\nlast phase"] * earlier + [metric.name]
+    heads += [f"ms at\nbatch {b}" + ("" if same else f"\n{mode} {precision}") for b, mode, precision in cells]
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for model in models:
+        sizes = [_count(model["depth"]), _short(model["parameters"]), _short(model["macs"])]
+        values = [*([model["before"]] if earlier else []), model["score"]]
+        table.add_row(
+            f"{model['name']} *" if model["best"] else model["name"],
+            model["method"],
+            model["model"],
+            *sizes,
+            _size(model["weights_bytes"]),
+            *map(metric.text, values),
+            *(milliseconds(times[(*cell, model["name"])]) for cell in cells),
+        )
     return table
 
 
@@ -117,6 +157,13 @@ def _accuracy(models: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["accuracy", *shown, f"{values[-1] - values[0]:+.2f} points" if known else ""]
 
 
+def _perplexity(models: Sequence[Mapping[str, Any]]) -> list[str]:
+    values = [model["perplexity"] for model in models]
+    shown = ["-" if value is None else f"{value:.2f}" for value in values]
+    known = values[0] is not None and values[-1] is not None
+    return ["perplexity", *shown, f"{100 * (values[-1] / values[0] - 1):+.2f} %" if known else ""]
+
+
 def _cell(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     return (entry["batch"], entry["mode"], entry["precision"])
 
@@ -136,6 +183,10 @@ def _times(ratio: float) -> str:
 
 def _count(value: int) -> str:
     return f"{value:,}"
+
+
+def _short(value: int) -> str:
+    return f"{value / 1e6:,.2f} M" if value >= 1e4 else f"{value:,}"
 
 
 def _millions(value: int) -> str:

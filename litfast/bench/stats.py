@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Any
+
+Range = tuple[float, float, float]  # p10, median, p90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,3 +83,32 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def exact(value: float) -> Range:
+    """A cost that is known to the last digit."""
+    return (value, value, value)
+
+
+def timed(row: Mapping[str, Any]) -> Range:
+    """The latency of a measured row (`latency.Row.json`) as a cost."""
+    return (row["p90_ms"] - row["spread"] * row["p50_ms"], row["p50_ms"], row["p90_ms"])
+
+
+def front(costs: Sequence[Sequence[Range]]) -> list[bool]:
+    """Which points are Pareto-best: no other beats them in one cost without being beaten in another.
+
+    One cost beats another where its median lies below the other's p10, and the other's above its p90: a
+    difference below the spread is a tie.
+
+    Args:
+        costs: one row a point, as (p10, median, p90); less is better in each column.
+    """
+
+    def beats(one: Range, other: Range) -> bool:
+        return one[1] < other[0] and one[2] < other[1]
+
+    return [
+        not any(any(map(beats, theirs, mine)) and not any(map(beats, mine, theirs)) for theirs in costs)
+        for mine in costs
+    ]

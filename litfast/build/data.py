@@ -7,17 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from litfast.build.method import trains_generator
 from litfast.config import Config, DataConfig
 from litfast.data import choice, screen, sets
 from litfast.data.loader import Loader
 from litfast.data.sets.image_set import Choosable, ImageSet, hold_out
-from litfast.data.sets.text_set import TextSet
+from litfast.data.sets.text_set import Corpus, TextSet
 from litfast.data.shape import image_shape
-from litfast.data.tokens import TokenLoader
+from litfast.data.tokens import StreamLoader, TokenLoader
 from litfast.models import Input
 
 EVAL_BATCH = 128
+EVAL_STREAMS = 10  # of words: the fewer, the longer the text that a word is predicted from
 OWN_FOLDERS = ("image_folder", "webdataset")  # sets that bear their folder's name
 OF_IMAGES = ("mean", "std", "crop", "flip", "centre_crop", "size", "workers")
 
@@ -30,8 +33,8 @@ class Data:
 
     Attributes:
         name: the set's.
-        unit: "images" or "texts".
-        classes: their names; of a set with attributes these.
+        unit: "images", "texts" or "words".
+        classes: their names; of a set with attributes these; of a corpus the vocabulary.
         attributes: whether a label is a vector of 0 and 1, one a class.
         input: one sample as the loaders deliver it.
         form: how the set's own samples become that input, in plain values, for `model.json`.
@@ -39,6 +42,7 @@ class Data:
         notes: a line each of what a user should know: samples left out, characters unknown.
         left_out: the images that cannot be decoded.
         advice: the share of the time that a step waited -> a line of what may help, or nothing.
+        counts: of a corpus how often each class, a word, occurs in the training split, [V] int64; else None.
     """
 
     name: str
@@ -53,11 +57,16 @@ class Data:
     advice: Callable[[float], str]
     splits: Mapping[str, Any]  # "train", "val" and "test" samples
     serve: Callable[..., Loader]  # (samples, train=)
+    counts: Tensor | None = None
 
     def loader(self, split: str) -> Loader | None:
         """A loader over "train" (shuffled, augmented), "val" or "test"; None where there is no such split."""
         samples = self.splits[split]
         return None if samples is None else self.serve(samples, train=split == "train")
+
+    def size(self, split: str) -> int:
+        """How many images, texts or words a split holds."""
+        return len(self.splits[split])
 
     @property
     def test(self) -> Loader:
@@ -80,7 +89,10 @@ def data(config: Config) -> tuple[Config, Data]:
                     f"recipe: data.{key} must be left out for generators, whose images are in -1..1"
                 )
         found = replace(found, mean=(0.5,) * len(found.mean), std=(0.5,) * len(found.std), crop=0)
-    return _texts(config, found) if isinstance(found, TextSet) else _images(config, found)
+    if isinstance(found, ImageSet):
+        return _images(config, found)
+    _check_ids(config, "texts" if isinstance(found, TextSet) else "words")
+    return _texts(config, found) if isinstance(found, TextSet) else _words(config, found)
 
 
 def _images(config: Config, images: ImageSet) -> tuple[Config, Data]:
@@ -133,13 +145,6 @@ def _images(config: Config, images: ImageSet) -> tuple[Config, Data]:
 
 def _texts(config: Config, texts: TextSet) -> tuple[Config, Data]:
     said = config.data
-    for key in OF_IMAGES:
-        if getattr(said, key) is not None:
-            raise ValueError(f"recipe: data.{key} must be left out for texts, got {getattr(said, key)!r}")
-    if said.on_error != "raise":
-        raise ValueError(f"recipe: data.on_error must be raise for texts, got {said.on_error!r}")
-    if said.loader not in ("auto", "resident"):
-        raise ValueError(f"recipe: data.loader must be auto or resident for texts, got {said.loader!r}")
 
     def serve(samples: Any, *, train: bool) -> Loader:
         return TokenLoader(
@@ -169,6 +174,54 @@ def _texts(config: Config, texts: TextSet) -> tuple[Config, Data]:
         splits=_split(said, texts.train, texts.val) | {"test": texts.test},
         serve=serve,
     )
+
+
+def _words(config: Config, corpus: Corpus) -> tuple[Config, Data]:
+    said, size = config.data, len(corpus.words)
+    splits = {"train": corpus.train, "val": corpus.val, "test": corpus.test}
+
+    def serve(ids: Tensor, *, train: bool) -> Loader:
+        return StreamLoader(
+            ids,
+            batch=said.batch if train else EVAL_STREAMS,
+            length=corpus.length,
+            train=train,
+            device=config.engine.device,
+        )
+
+    return _settled(config, "resident"), Data(
+        name=corpus.name,
+        unit="words",
+        classes=corpus.words,
+        attributes=False,
+        input=Input((corpus.length,), alphabet=size),
+        form={"shape": [corpus.length], "ids": "words, by their place among the classes", "alphabet": size},
+        loaded="loader: resident (a batch of words is a slice of each stream)",
+        notes=tuple(_unknown(split, ids, corpus) for split, ids in splits.items()),
+        left_out=(),
+        advice=lambda share: "",
+        splits=splits,
+        serve=serve,
+        counts=corpus.counts,
+    )
+
+
+def _unknown(split: str, ids: Tensor, corpus: Corpus) -> str:
+    count = int((ids == corpus.unknown).sum())
+    share = f"{count} of them ({100 * count / len(ids):.2f} %) unknown"
+    return f"{split}: {len(ids)} words with the ends of lines, {share}; vocabulary {len(corpus.words)}"
+
+
+def _check_ids(config: Config, unit: str) -> None:
+    """Refuse what is for images alone or, of words, for single samples alone."""
+    said = config.data
+    for key in OF_IMAGES if unit == "texts" else (*OF_IMAGES, "val", "limit"):
+        if getattr(said, key) is not None:
+            raise ValueError(f"recipe: data.{key} must be left out for {unit}, got {getattr(said, key)!r}")
+    if said.on_error != "raise":
+        raise ValueError(f"recipe: data.on_error must be raise for {unit}, got {said.on_error!r}")
+    if said.loader not in ("auto", "resident"):
+        raise ValueError(f"recipe: data.loader must be auto or resident for {unit}, got {said.loader!r}")
 
 
 def _settled(config: Config, loader: str) -> Config:

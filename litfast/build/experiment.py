@@ -13,7 +13,7 @@ from torch import nn
 
 from litfast.build import models
 from litfast.build.data import Data, data
-from litfast.build.method import method_options, teacher_phases
+from litfast.build.method import method_options, teacher_phases, trains_first
 from litfast.build.models import model_input
 from litfast.config import Config
 from litfast.data.loader import Loader
@@ -31,7 +31,7 @@ class Experiment:
     """A resolved config and the objects that it names.
 
     `students` has one model a link of a chain, else one; `discriminator` is there for generators; `val` is
-    None where nothing is held out.
+    None where nothing is held out; `rehearsal` says that the phases are only tried, without training.
     """
 
     config: Config
@@ -42,6 +42,7 @@ class Experiment:
     train: Loader
     val: Loader | None
     test: Loader
+    rehearsal: bool = False
 
     @property
     def student(self) -> SectionedModel:
@@ -63,11 +64,18 @@ class Experiment:
         method, options = METHODS[self.config.method.name], method_options(self.config)
         if self.discriminator is not None:
             options |= {"discriminator": self.discriminator, "domains": len(self.data.classes)}
+        takes = inspect.signature(method).parameters
+        composed: dict[str, Callable[[], Any]] = {
+            "input": lambda: self.input,
+            "counts": lambda: self.data.counts,
+            "rehearsal": lambda: self.rehearsal and trains_first(self.config),
+        }
+        options |= {key: give() for key, give in composed.items() if key in takes}
         if self.config.student.sections:
             options |= {
                 "copy_sections": [n for n in self.student.names if n not in self.config.student.sections]
             }
-        if self.teacher is None or "teacher" not in inspect.signature(method).parameters:
+        if self.teacher is None or "teacher" not in takes:
             yield from method(self.student, **options)
         else:
             yield from chain(method, self.teacher, self.students, observe=self._observer(method), **options)
@@ -135,7 +143,7 @@ class Experiment:
         """The same on copies of the models, which may be trained."""
         parts = (self.teacher, self.students, self.discriminator)
         teacher, students, critic = copy.deepcopy(parts)
-        return replace(self, teacher=teacher, students=students, discriminator=critic)
+        return replace(self, teacher=teacher, students=students, discriminator=critic, rehearsal=True)
 
 
 def resolve(config: Config) -> Config:

@@ -16,7 +16,7 @@ from litfast.phase import Phase, Schedule
 from litfast.registry import unknown
 
 # options of methods that no recipe gives under [method]
-COMPOSED = ("name", "student_init", "observer", "copy_sections", "domains")
+COMPOSED = ("name", "student_init", "observer", "copy_sections", "domains", "input", "counts", "rehearsal")
 
 
 def teacher_phases(
@@ -33,6 +33,14 @@ def teacher_phases(
         yield from adversarial(
             teacher, discriminator, train=train, domains=domains, name="teacher", **options
         )
+
+
+def trains_first(config: Config) -> bool:
+    """Whether the teacher, another phase or another link is trained before the method's last phase."""
+    hints = typing.get_type_hints(METHODS[config.method.name])
+    *before, _ = [config.phases[name] for name, hint in hints.items() if hint is Schedule]
+    taught = config.teacher is not None and config.teacher.train is not None
+    return taught or len(config.student.chain) > 1 or any(schedule.epochs for schedule in before)
 
 
 def teacher_options(config: Config) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -20,7 +20,22 @@ from litfast.models.stargan import Discriminator, check_size
 from litfast.models.weights import load_weights
 from litfast.registry import unknown
 
-GIVEN = ("name", "classes", "channels", "alphabet", "blocks")  # by a table's own keys and by the data
+
+class Samples(Protocol):
+    """What a model must know of its data: `Data`, or what a finished run has written down of it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def input(self) -> Input: ...
+
+
+OF_WORDS = ("scratch", "kd", "groupreduce")  # methods whose losses take logits [B, T, K]
+GIVEN = ("name", "classes", "channels", "size", "alphabet", "blocks")  # by a table's own keys and by the data
 
 
 def teacher(config: Config, data: Data) -> SectionedModel | None:
@@ -68,7 +83,7 @@ def links(config: Config) -> list[StudentConfig]:
     return [replace(said, chain=(), model=f"{family}{depth}", options=options) for depth in said.chain]
 
 
-def model(said: TeacherConfig | StudentConfig, data: Data) -> SectionedModel:
+def model(said: TeacherConfig | StudentConfig, data: Samples) -> SectionedModel:
     """The configured network for the classes of a set and what its samples are."""
     takes = inspect.signature(MODELS[said.model]).parameters
     given: dict[str, Any] = dict(said.options)
@@ -78,23 +93,25 @@ def model(said: TeacherConfig | StudentConfig, data: Data) -> SectionedModel:
                 f"recipe: options of {said.model} must leave out {key}, which the data or the table itself "
                 f"gives, got {given[key]!r}"
             )
-    unit = "texts" if "alphabet" in takes else "images"
+    unit = _unit(said.model)
     if unit != data.unit:
-        fitting = [
-            name
-            for name, make in MODELS.items()
-            if ("alphabet" in inspect.signature(make).parameters) == (data.unit == "texts")
-        ]
+        fitting = [name for name in MODELS if _unit(name) == data.unit]
         raise ValueError(
             f"recipe: a model of {data.unit} must be named for {data.name} ({', '.join(fitting)}), "
             f"got {said.model!r}, which reads {unit}"
         )
-    if unit == "texts":
+    if "alphabet" in takes:
         given["alphabet"] = data.input.alphabet
-    else:
-        given["channels"] = data.input.shape[0]
+    if "channels" in takes:
+        given |= {"channels": data.input.shape[0], "size": data.input.shape[1:]}
     blocks = None if said.blocks is None else list(said.blocks)
     return create(said.model, classes=len(data.classes), blocks=blocks, **given)
+
+
+def _unit(name: str) -> str:
+    """What a model reads: a language model's ids are its classes, so it needs no other word for them."""
+    takes = inspect.signature(MODELS[name]).parameters
+    return "images" if "channels" in takes else "texts" if "alphabet" in takes else "words"
 
 
 def discriminator(config: Config, data: Data) -> nn.Module | None:
@@ -122,6 +139,10 @@ def discriminator(config: Config, data: Data) -> nn.Module | None:
 def check_kinds(config: Config) -> None:
     """Refuse known models of another kind than the method's."""
     named = [said.model for said in (config.teacher, *links(config)) if said is not None]
+    method = config.method.name
+    if (words := [n for n in named if n in MODELS and _unit(n) == "words"]) and method not in OF_WORDS:
+        listed = ", ".join(OF_WORDS)
+        raise ValueError(f"recipe: method must be one of {listed} for {words[0]!r}, got {method!r}")
     strange = [n for n in named if n in MODELS and (n in GENERATORS) != trains_generator(config)]
     if strange:
         kind = "a generator" if trains_generator(config) else "a classifier"
@@ -142,7 +163,7 @@ def check_models(
         check_chain(teacher, students, model_input(config, data).example(2))
 
 
-def model_input(config: Config, data: Data) -> Input:
+def model_input(config: Config, data: Samples) -> Input:
     """One sample as the models read it: of a generator an image and its domain's planes."""
     if not trains_generator(config):
         return data.input

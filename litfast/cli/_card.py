@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from litfast import __version__
+from litfast.bench import metric
 from litfast.build import Experiment
 
 PLANES = "the target domain behind it, a constant plane each: litfast.models.with_domain(images, domain)"
 TEMPLATE = """# {student} by {method}, trained on {data}
 
-A student of {depth} weighted layers, {parameters:,} parameters, {macs:,} multiply-accumulates a sample.
+A student of {depth} weighted layers, {parameters:,} parameters, {macs:,} multiply-accumulates a {sample}.
 {teacher}
 | | |
 |---|---|
 | {result} |
-| trained on | {train} {unit} of {data} |
+{phases}| trained on | {train} {unit} of {data} |
 | input | {input} |
 | {kind} | {classes} |
 | seed, precision | {seed}, {precision} |
@@ -48,13 +49,15 @@ def text(experiment: Experiment, results: dict[str, Any]) -> str:
         depth=model["depth"],
         parameters=model["parameters"],
         macs=model["macs"],
+        sample=f"window of {data.input.shape[0]} words" if data.unit == "words" else "sample",
         teacher=_teacher(results),
         result=_result(results),
+        phases="".join(_phase_rows(results)),
         train=results["samples"]["train"],
         unit=data.unit,
         input=_input(experiment),
-        kind="classes" if experiment.discriminator is None else "domains",
-        classes=", ".join(data.classes),
+        kind=_kind(experiment),
+        classes=", ".join(data.classes) if data.unit != "words" else f"{len(data.classes)} words",
         seed=experiment.config.seed,
         precision=results["precision"],
         spec=", ".join(f"{key}={value!r}" for key, value in spec.items()),
@@ -67,15 +70,36 @@ def _result(results: dict[str, Any]) -> str:
         found = results["scores"]["student"]
         value = f"{found['fid']:.2f}, judged by {found['extractor']}"
         return f"FID of {found['translations']} translations | {value}"
-    accuracy, test = results["test_accuracy"]["student"], results["samples"]["test"]
-    return f"test accuracy | {accuracy:.2f} % of {test} {results['unit']}"
+    of = f"{results['samples']['test']} {results['unit']}"
+    if "test_perplexity" in results:
+        return f"test perplexity | {results['test_perplexity']['student']:.2f}, of {of}"
+    return f"test accuracy | {results['test_accuracy']['student']:.2f} % of {of}"
+
+
+def _kind(experiment: Experiment) -> str:
+    if experiment.discriminator is not None:
+        return "domains"
+    return "vocabulary, listed in `model.json`" if experiment.data.unit == "words" else "classes"
+
+
+def _phase_rows(results: dict[str, Any]) -> list[str]:
+    """What each phase did for its model: nothing of generators."""
+    by_phase = metric.by_phase(results)
+    if not by_phase:
+        return []
+    kind, _ = metric.judged(results)
+    return [
+        f"| before and after phase {name} | {kind.text(before)}, {kind.text(after)} |\n"
+        for name, (before, after) in by_phase.items()
+    ]
 
 
 def _input(experiment: Experiment) -> str:
     data = experiment.data
     shape = "x".join(str(n) for n in data.input.shape)
     if data.input.alphabet is not None:
-        return f"{shape} character ids below {data.input.alphabet}"
+        kind = "word" if data.unit == "words" else "character"
+        return f"{shape} {kind} ids below {data.input.alphabet}"
     mean, std = data.form["mean"], data.form["std"]
     said = f"{shape} floats, scaled to 0..1, then (x - {mean}) / {std} per channel"
     return said if experiment.discriminator is None else f"{said}; {PLANES}"
@@ -88,4 +112,6 @@ def _teacher(results: dict[str, Any]) -> str:
     size = f"{teacher['depth']} layers, {teacher['parameters']:,} parameters"
     if "scores" in results:
         return f"Its teacher has {size}, FID {results['scores']['teacher']['fid']:.2f}.\n"
+    if "test_perplexity" in results:
+        return f"Its teacher has {size}, perplexity {results['test_perplexity']['teacher']:.2f}.\n"
     return f"Its teacher has {size}, {results['test_accuracy']['teacher']:.2f} %.\n"

@@ -62,6 +62,14 @@ def print_json(document: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
+def numbers(what: str, text: str, separator: str) -> list[int]:
+    """The whole numbers in an option's text; `what` begins the message where it holds others."""
+    try:
+        return [int(part) for part in text.split(separator)]
+    except ValueError:
+        raise ValueError(f"{what} must be whole numbers separated by {separator!r}, got {text!r}") from None
+
+
 class Stop:
     """Ctrl-C or SIGTERM noted, for the loop to stop at the next step; a Ctrl-C after that stops at once."""
 

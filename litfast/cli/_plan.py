@@ -19,9 +19,10 @@ def show(settings: Config, *, as_json: bool) -> None:
     experiment = build.experiment(settings)
     _results.check(experiment)
     branches = experiment.rehearse()
-    samples = {"train": experiment.train.samples, "test": experiment.test.samples}
+    data = experiment.data
+    samples = {"train": data.size("train"), "test": data.size("test")}
     if experiment.val is not None:
-        samples["val"] = experiment.val.samples
+        samples["val"] = data.size("val")
     if as_json:
         _console.print_json(
             {
@@ -33,12 +34,12 @@ def show(settings: Config, *, as_json: bool) -> None:
         )
         return
     _console.out.print(_table(branches))
-    for line in (*experiment.data.notes, experiment.data.loaded):
+    for line in (*data.notes, data.loaded):
         _console.say(line)
     engine = settings.engine
     counted = ", ".join(f"{count} {name}" for name, count in samples.items())
     _console.say(
-        f"{settings.data.name}: {counted} {experiment.data.unit}, "
+        f"{settings.data.name}: {counted} {data.unit}, "
         f"batch {settings.data.batch}; {engine.device}, {engine.precision}{_teacher(settings)}, "
         f"{engine.threads} threads, "
         f"mode {engine.mode}, branches {engine.branches}{_extras(engine)}; "

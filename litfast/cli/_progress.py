@@ -69,5 +69,8 @@ def note(report: Report) -> str:
     if report.samples_per_s:
         parts.append(f"{report.samples_per_s:.0f} samples/s, {100 * report.data_wait:.0f} % waiting for data")
     if report.val is not None:
-        parts.append(f"val {report.val.accuracy:.2f} %")
+        perplexity = report.val.perplexity
+        parts.append(
+            f"val {report.val.accuracy:.2f} %" if perplexity is None else f"val perplexity {perplexity:.2f}"
+        )
     return "  ".join(parts)

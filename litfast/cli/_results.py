@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from litfast import build
-from litfast.bench import quick, report
+from litfast import build, lfc
+from litfast.bench import metric, quick, report
 from litfast.cli import _card, _console, _translation
 from litfast.config import Config
 from litfast.engine import evaluate
@@ -21,18 +21,30 @@ def check(experiment: build.Experiment) -> None:
         _translation.check(experiment.config, experiment.data)
 
 
-def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, float]) -> dict[str, Any]:
-    """Everything the run is judged by; also writes weights, model.json, results.json and the model card."""
+def collect(
+    run: RunDirectory,
+    experiment: build.Experiment,
+    seconds: dict[str, float],
+    by_phase: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Everything the run is judged by; also writes weights, model.json, results.json and the model card.
+
+    `by_phase` is what the run's `Judge` found before and after each phase.
+    """
     precision = experiment.config.engine.precision
     models = experiment.models
     files = {name: run.write_weights(f"{name}.safetensors", model) for name, model in models.items()}
+    if experiment.config.method.name == "deep_compression":  # whose last stage is the file
+        state = experiment.student.state_dict()
+        files["student"] = lfc.save(run.path / "student.lfc", state, spec=experiment.student.spec)
     judged = _judged(run, experiment)
     results: dict[str, Any] = {
         "method": experiment.config.method.name,
         "data": experiment.data.name,
         "unit": experiment.data.unit,
-        "samples": {"train": experiment.train.samples, "test": experiment.test.samples},
+        "samples": {split: experiment.data.size(split) for split in ("train", "test")},
         **judged,
+        "test_by_phase": dict(by_phase),
         "phases": _phases(run),
         "throughput": (throughput := _throughput(run)),
         "advice": _advice(throughput, experiment),
@@ -40,7 +52,7 @@ def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, 
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "precision": precision,
     }
-    results |= _measure(models, experiment, judged.get("test_accuracy", {}), files)
+    results |= _measure(models, experiment, judged, files)
     run.write("model.json", model_document(experiment, judged))
     run.write("results.json", results)
     run.write_text("README.md", _card.text(experiment, results))
@@ -48,12 +60,15 @@ def collect(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, 
 
 
 def _judged(run: RunDirectory, experiment: build.Experiment) -> dict[str, Any]:
-    """Every model on the test split: accuracy (of BAN's generations together, too), or generators' scores."""
+    """Every model on the test split: accuracy (of BAN's generations together, too), perplexity or scores."""
     models = experiment.models
     if experiment.discriminator is not None:
         run.write_weights("discriminator.safetensors", experiment.discriminator)
         return {"scores": _translation.judge(models, experiment.config, experiment.data, run.path)}
-    accuracies = {name: evaluate(model, experiment.test).accuracy for name, model in models.items()}
+    found = {name: evaluate(model, experiment.test) for name, model in models.items()}
+    if experiment.data.unit == "words":
+        return {"test_perplexity": {name: one.perplexity for name, one in found.items()}}
+    accuracies = {name: one.accuracy for name, one in found.items()}
     if experiment.config.method.name == "ban" and len(experiment.students) > 1:
         accuracies["ensemble"] = evaluate(Ensemble(experiment.students), experiment.test).accuracy
     return {"test_accuracy": accuracies}
@@ -86,13 +101,17 @@ def show(results: dict[str, Any], run: RunDirectory, *, as_json: bool) -> None:
         _console.out.print(_translation.table(results["scores"]))
         _console.say(f"translations: {run.path / _translation.PICTURE}")
     else:
-        said = f"accuracy is of {results['samples']['test']} test {results['unit']} of {results['data']}"
-        ensemble = results["test_accuracy"].get("ensemble")
+        figure = "perplexity" if "test_perplexity" in results else "accuracy"
+        said = f"{figure} is of {results['samples']['test']} test {results['unit']} of {results['data']}"
+        ensemble = results.get("test_accuracy", {}).get("ensemble")
         _console.say(said + ("" if ensemble is None else f"; ensemble of all generations: {ensemble:.2f} %"))
+    for line in phase_lines(results):
+        _console.say(line)
     for name, phase in results["phases"].items():
         if phase["best"] is not None:
-            best_last = f"best {phase['best']:.2f} %, last {phase['last']:.2f} %"
-            _console.say(f"validation accuracy in phase {name}: {best_last}")
+            of, unit = ("perplexity", "") if "test_perplexity" in results else ("accuracy", " %")
+            best_last = f"best {phase['best']:.2f}{unit}, last {phase['last']:.2f}{unit}"
+            _console.say(f"validation {of} in phase {name}: {best_last}")
     for name, branches in results["stopped"].items():
         listed = ", ".join(f"{branch} after epoch {epoch}" for branch, epoch in branches.items())
         _console.say(f"stopped early in phase {name} (patience): {listed}")
@@ -100,6 +119,18 @@ def show(results: dict[str, Any], run: RunDirectory, *, as_json: bool) -> None:
         _console.say(results["advice"])
     took = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
     _console.say(f"saved in {run.path} (trained: {took})")
+
+
+def phase_lines(results: Mapping[str, Any]) -> list[str]:
+    """What each phase did for its model on the test split, a line each."""
+    by_phase = metric.by_phase(results)
+    if not by_phase:
+        return []
+    kind, _ = metric.judged(results)
+    return [
+        f"test {kind.name} in phase {name}: {kind.text(before)} before, {kind.text(after)} after"
+        for name, (before, after) in by_phase.items()
+    ]
 
 
 def _stopped(run: RunDirectory, settings: Config) -> dict[str, dict[str, int]]:
@@ -120,14 +151,16 @@ def _stopped(run: RunDirectory, settings: Config) -> dict[str, dict[str, int]]:
 
 
 def _phases(run: RunDirectory) -> dict[str, dict[str, float | None]]:
-    """Best and last validation accuracy a phase, in the order of training, from the run's own journal."""
+    """Best and last validation accuracy (or perplexity) a phase, in order, from the run's own journal."""
     found: dict[str, dict[str, float | None]] = {}
     for row in run.rows():
-        accuracy = row.get("val_accuracy")
+        value, better = (
+            (row["val_perplexity"], min) if "val_perplexity" in row else (row.get("val_accuracy"), max)
+        )
         phase = found.setdefault(row["phase"], {"best": None, "last": None})
-        phase["last"] = accuracy
-        if accuracy is not None:
-            phase["best"] = max(accuracy, phase["best"] if phase["best"] is not None else accuracy)
+        phase["last"] = value
+        if value is not None:
+            phase["best"] = value if phase["best"] is None else better(value, phase["best"])
     return found
 
 
@@ -164,14 +197,15 @@ def _advice(throughput: dict[str, dict[str, float | None]], experiment: build.Ex
 def _measure(
     models: dict[str, SectionedModel],
     experiment: build.Experiment,
-    accuracies: dict[str, float],
+    judged: Mapping[str, Mapping[str, float]],
     files: dict[str, int],
 ) -> dict[str, Any]:
     measured = quick(
         models,
         input=experiment.input,
         device=str(experiment.config.engine.device),
-        accuracies={name: value for name, value in accuracies.items() if name in models},
+        accuracies={n: value for n, value in judged.get("test_accuracy", {}).items() if n in models},
+        perplexities=judged.get("test_perplexity"),
         weights_bytes=files,
     )
     return {key: measured[key] for key in ("models", "rows", "ratios", "device", "threads", "machine")}

@@ -15,6 +15,7 @@ import torch
 from litfast import __version__, build, config
 from litfast.bench import machine
 from litfast.cli import _console, _progress, _results
+from litfast.cli._judge import Judge
 from litfast.engine import Report, evaluate
 from litfast.engine import train as run_phases
 from litfast.engine.adopt import adopt
@@ -74,8 +75,12 @@ def carry_out(
     run.write_config(config.dump(experiment.config))
     if taught is not None:
         adopt(run.path, "teacher", taught)
-    seconds = _run(run, experiment, resume or taught is not None)
-    results = (_results.collect if test else _validated)(run, experiment, seconds)
+    judge = _judge(experiment) if test else None
+    seconds = _run(run, experiment, resume or taught is not None, judge)
+    if test:
+        results = _results.collect(run, experiment, seconds, {} if judge is None else judge.found)
+    else:
+        results = _validated(run, experiment, seconds)
     _note(run, experiment, "finished", stopped=results.get("stopped"))
     return run, results
 
@@ -85,7 +90,7 @@ def _validated(run: RunDirectory, experiment: build.Experiment, seconds: dict[st
     assert experiment.val is not None
     results = {
         "val_accuracy": evaluate(experiment.student, experiment.val).accuracy,
-        "samples": {"train": experiment.train.samples, "val": experiment.val.samples},
+        "samples": {split: experiment.data.size(split) for split in ("train", "val")},
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
     run.write("trial.json", results)
@@ -158,11 +163,21 @@ def _note(
     )
 
 
-def _run(run: RunDirectory, experiment: build.Experiment, resume: bool) -> dict[str, float]:
+def _judge(experiment: build.Experiment) -> Judge | None:
+    """What judges the phases; None of generators, whose scores are taken once, at the end."""
+    if experiment.discriminator is not None:
+        return None
+    return Judge(experiment.test, str(experiment.config.engine.device))
+
+
+def _run(
+    run: RunDirectory, experiment: build.Experiment, resume: bool, judge: Judge | None
+) -> dict[str, float]:
     """Train, show progress, stop cleanly on a signal. Returns seconds of each phase in this process."""
     engine = experiment.config.engine
+    phases = experiment.phases()
     reports: Iterator[Report] = run_phases(
-        experiment.phases(),
+        phases if judge is None else judge.watch(phases),
         experiment.train,
         experiment.val,
         engine.device,
@@ -187,7 +202,8 @@ def _run(run: RunDirectory, experiment: build.Experiment, resume: bool) -> dict[
             if report.kind == "phase":
                 if report.phase == "teacher" and _is_taught(experiment.config):
                     _say_agreement(experiment)
-                seconds[report.phase] = time.perf_counter() - started
+                judging = 0.0 if judge is None else judge.spent()
+                seconds[report.phase] = time.perf_counter() - started - judging
                 started = time.perf_counter()
             if stop.signal is not None:
                 _close(reports)

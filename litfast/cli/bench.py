@@ -11,13 +11,11 @@ from typing import Annotated, Any
 import typer
 from torch import nn
 
-from litfast import build, config
+from litfast import build
 from litfast.bench import compare, picture, record, report
-from litfast.cli import _console
-from litfast.engine.rundir import RunDirectory
-from litfast.models import VDCNN, Generator, Input, create
+from litfast.cli import _console, _runs
+from litfast.models import LSTMLM, VDCNN, Generator, Input, create
 from litfast.models.sectioned import SectionedModel
-from litfast.models.weights import load_weights
 
 IMAGE = "3x32x32"  # CIFAR's
 LENGTH = 1014  # VDCNN's and LIT's
@@ -64,11 +62,11 @@ def bench(
             )
         if run is not None and (image, length) != (None, None):
             raise ValueError("bench: --image and --length must come with --teacher and --student, got a run")
-        batches = _numbers("--batch", batch, ",")
-        if len(_numbers("--image", image or IMAGE, "x")) != 3:
+        batches = _console.numbers("bench: --batch", batch, ",")
+        if len(_console.numbers("bench: --image", image or IMAGE, "x")) != 3:
             raise ValueError(f"bench: --image must be CxHxW, got {image!r}")
     if run is not None:
-        models, reads, known = _of_run(RunDirectory.open(run))
+        models, reads, known = _of_run(run)
     else:
         models, reads = _of_names(str(teacher), str(student), image, length)
         known = {}
@@ -107,28 +105,24 @@ def _save(document: dict[str, Any], folder: Path) -> None:
     _console.say("\n".join(said), _console.err)
 
 
-def _of_run(run: RunDirectory) -> tuple[dict[str, SectionedModel], Input, dict[str, Any]]:
+def _of_run(run: Path) -> tuple[dict[str, SectionedModel], Input, dict[str, Any]]:
     """A run's models with their weights (the student alone if it had no teacher), what they read, facts."""
-    settings = config.parse(run.config())
-    results = run.read("results.json")
-    settings, data = build.data(settings)
-    models = {"teacher": settings.teacher, "student": build.links(settings)[-1]}
-    built = {name: build.model(said, data) for name, said in models.items() if said is not None}
-    for name, model in built.items():
-        load_weights(model, run.path / f"{name}.safetensors")
+    found = _runs.finished(run)
+    accuracies = found.results.get("test_accuracy", {})
     known = {
-        "accuracies": {n: value for n, value in results.get("test_accuracy", {}).items() if n in built},
-        "weights_bytes": {name: (run.path / f"{name}.safetensors").stat().st_size for name in built},
+        "accuracies": {name: value for name, value in accuracies.items() if name in found.models},
+        "perplexities": found.results.get("test_perplexity"),
+        "weights_bytes": found.weights_bytes,
     }
-    return built, build.model_input(settings, data), known
+    return found.models, found.input, known
 
 
 def _of_names(
     teacher: str, student: str, image: str | None, length: int | None
 ) -> tuple[dict[str, SectionedModel], Input]:
     """Two models with fresh weights, and what both read."""
-    shape = _numbers("--image", image or IMAGE, "x")
-    models = [create(name, channels=shape[0]) for name in (teacher, student)]
+    shape = _console.numbers("bench: --image", image or IMAGE, "x")
+    models = [create(name, channels=shape[0], size=shape[1:]) for name in (teacher, student)]
     reads = [_input(model.model, shape, length or LENGTH) for model in models]
     if reads[0] != reads[1]:
         raise ValueError(f"bench: student must read the teacher's {_said(reads[0])}, got {_said(reads[1])}")
@@ -141,9 +135,9 @@ def _of_names(
 
 
 def _input(model: nn.Module, image: Sequence[int], length: int) -> Input:
-    """What a named model reads: ids of characters, images, or images with the planes of their domains."""
+    """What a named model reads: ids of characters or of words, images, images with their domains' planes."""
     match model:
-        case VDCNN():
+        case VDCNN() | LSTMLM():
             return Input((length,), alphabet=model.embedding.num_embeddings)
         case Generator():
             return Input((model.planes, *image[1:]))
@@ -153,12 +147,3 @@ def _input(model: nn.Module, image: Sequence[int], length: int) -> Input:
 def _said(reads: Input) -> str:
     kind = "images" if reads.alphabet is None else "texts"
     return f"{kind} {list(reads.shape)}"
-
-
-def _numbers(option: str, text: str, separator: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(separator)]
-    except ValueError:
-        raise ValueError(
-            f"bench: {option} must be whole numbers separated by {separator!r}, got {text!r}"
-        ) from None

@@ -30,9 +30,7 @@ from litfast.data.describe import describe
 from litfast.data.detect import Found, detect
 from litfast.data.fetch import SOURCES
 from litfast.data.fetch import fetch as bring
-from litfast.data.sets import DATASETS, ImageSet, load
-from litfast.data.sets.text import text
-from litfast.data.sets.text_set import Corpus, TextSet
+from litfast.data.sets import DATASETS, Corpus, ImageSet, TextSet, load
 from litfast.registry import unknown
 
 app = typer.Typer(name="data", help="Fetch data sets, look into them.", no_args_is_help=True)
@@ -126,8 +124,6 @@ def _found(what: str) -> Found:
 def _open(found: Found, bars: _Bars) -> ImageSet | TextSet | Corpus:
     if found.format == "embedded":
         return load(found.name)
-    if found.name == "text":
-        return text(found.path)
     told = "progress" in inspect.signature(DATASETS[found.name]).parameters  # of the ids that are built once
     options = {"progress": partial(bars.of_bytes, "reading")} if told else {}
     return load(found.name, found.path, **options)

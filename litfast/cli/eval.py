@@ -1,4 +1,4 @@
-"""`litfast eval`: accuracy of a run's student, or of any known model with a weights file."""
+"""`litfast eval`: accuracy or perplexity of a run's student, or of any known model with a weights file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from litfast.cli import _console, _translation
 from litfast.engine import evaluate as measure
 from litfast.engine.rundir import RunDirectory
 from litfast.engine.step import PRECISIONS
-from litfast.models import GENERATORS
+from litfast.models import GENERATORS, create
 from litfast.models.weights import load_weights
 
 
@@ -24,7 +24,7 @@ def evaluate(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model name, e.g. resnet56.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Its weights: .safetensors, or a torch checkpoint.")
+        Path | None, typer.Option(help="Its weights: .safetensors, .lfc, or a torch file.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set, e.g. cifar10.")] = None,
     root: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
@@ -36,7 +36,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Evaluate on the test split: accuracy; of generators scores and a picture of their translations.
+    """Evaluate on the test split: accuracy; of language models perplexity; of generators scores, a picture.
 
     Examples:
 
@@ -69,7 +69,11 @@ def evaluate(
     if beside:
         raise ValueError(f"eval: --with must come with a generator's run, got {beside[0]!r}")
     said = build.links(settings)[-1]
-    student = build.model(said, found).to(str(settings.engine.device))
+    if run is None:
+        student = build.model(said, found)
+    else:  # as training left it: it may be narrower
+        student = create(**RunDirectory(run).read("model.json")["model"])
+    student.to(str(settings.engine.device))
     file = run / "student.safetensors" if run is not None else weights
     load_weights(student, str(file))
     judged = measure(student, found.test, precision=precision)
@@ -77,9 +81,11 @@ def evaluate(
     if as_json:
         _console.print_json(document)
     else:
+        share = f"{judged.accuracy:.2f} % of {judged.samples} {found.unit}"
+        if judged.perplexity is not None:
+            share = f"perplexity {judged.perplexity:.2f}, {share} right"
         _console.say(
-            f"{said.model} on {found.name}, test: {judged.accuracy:.2f} % of {judged.samples} "
-            f"{found.unit}, cross-entropy {judged.loss:.4f} ({precision})"
+            f"{said.model} on {found.name}, test: {share}, cross-entropy {judged.loss:.4f} ({precision})"
         )
 
 

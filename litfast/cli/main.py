@@ -8,8 +8,10 @@ import typer
 
 from litfast import __version__
 from litfast.cli.bench import bench
+from litfast.cli.compare import compare
 from litfast.cli.data import app as data
 from litfast.cli.eval import evaluate
+from litfast.cli.export import export
 from litfast.cli.info import info
 from litfast.cli.search import search
 from litfast.cli.sweep import sweep
@@ -44,6 +46,8 @@ app.command()(train)
 app.command()(sweep)
 app.command()(search)
 app.command()(bench)
+app.command()(compare)
 app.command(name="eval")(evaluate)
+app.command()(export)
 app.command()(info)
 app.add_typer(data)

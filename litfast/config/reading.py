@@ -135,7 +135,13 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
-        return coerce(next(arg for arg in args if arg is not types.NoneType), value, where)
+        kinds = [arg for arg in args if arg is not types.NoneType]
+        fits = [
+            kind
+            for kind in kinds
+            if type(value) is kind or (isinstance(value, Mapping) and typing.get_origin(kind) is dict)
+        ]
+        return coerce((fits or kinds)[0], value, where)
     if origin in (tuple, Sequence) and isinstance(value, (list, tuple)) and _fits(value, args):
         return tuple(coerce(args[0], item, where) for item in value)
     if origin is dict and isinstance(value, Mapping):

@@ -179,5 +179,5 @@ def _corpus(found: Corpus) -> dict[str, Any]:
             for name, ids in splits.items()
         },
         "vocabulary": len(found.words),
-        "most_frequent": dict(zip(found.words[:10], found.frequencies[:10].tolist(), strict=True)),
+        "most_frequent": dict(zip(found.words[:10], found.counts[:10].tolist(), strict=True)),
     }

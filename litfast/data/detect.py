@@ -83,6 +83,18 @@ LAYOUTS = (
         words="train.txt, valid.txt and test.txt",
     ),
     Layout(
+        name="text",
+        format="Penn Treebank",
+        patterns=(r"ptb\.train\.txt(\.gz)?", r"ptb\.valid\.txt(\.gz)?", r"ptb\.test\.txt(\.gz)?"),
+        words="ptb.train.txt and its companions",
+    ),
+    Layout(
+        name="text",
+        format="WikiText",
+        patterns=(r"wiki\.train\.tokens(\.gz)?", r"wiki\.valid\.tokens(\.gz)?", r"wiki\.test\.tokens(\.gz)?"),
+        words="wiki.train.tokens and its companions",
+    ),
+    Layout(
         name="image_folder",
         format="image folder",
         patterns=(rf"{SPLIT}/[^/]+/{IMAGE}",),

@@ -23,7 +23,8 @@ def validation_losses(step: Step, branches: Sequence[Branch], loader: Loader) ->
     cuda = [step.device] if step.device.type == "cuda" else []
     states = [(b.state, deepcopy(b.state.state_dict())) for b in branches if b.state is not None]
     totals = torch.zeros(len(branches), dtype=torch.float64, device=step.device)
-    with torch.random.fork_rng(cuda), evaluating(step.phase.model), torch.no_grad():
+    models = (step.phase.model, *step.phase.frozen)
+    with torch.random.fork_rng(cuda), evaluating(*models), torch.no_grad():
         torch.manual_seed(0)
         for batch in loader.batches(0):
             with autocast(step.device, step.precision):

@@ -25,6 +25,7 @@ class RunDirectory:
     metrics.jsonl          one row an epoch; tensorboard/ holds the same as events
     checkpoints/           resumable
     student.safetensors    plain keys, no teacher inside; model.json says how to build and feed it
+    student.lfc            of deep compression: the same weights, Huffman coded
     results.json, README.md   what came out, for machines and for people
     """
 

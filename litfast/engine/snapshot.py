@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from litfast.carried import carried, lasting
 from litfast.engine.step import Step
 
 
@@ -15,7 +16,8 @@ class Snapshot:
 
     def __init__(self, step: Step) -> None:
         self._step = step
-        self._values = {id(tensor): tensor.detach().clone() for tensor in changed(step)}
+        # with the tensor itself: one that has gone could leave its id to another
+        self._values = {id(tensor): (tensor, tensor.detach().clone()) for tensor in changed(step)}
         self._scales = {name: scaler.state_dict() for name, scaler in step.scalers.items()}
         self._cuda = step.device if step.device.type == "cuda" else None
         self._rng = torch.get_rng_state()
@@ -25,14 +27,15 @@ class Snapshot:
     def restore(self) -> None:
         """Put every value back, in place.
 
-        Optimizer state that did not exist then is zeroed, which every optimizer of ours takes for its start.
+        Optimizer state that did not exist then is zeroed, which every optimizer of ours takes for its start;
+        so is what a model carries from batch to batch, where the batches had another size then.
         """
         for tensor in changed(self._step):
             before = self._values.get(id(tensor))
             if before is None:
                 tensor.zero_()
             else:
-                tensor.copy_(before)
+                tensor.copy_(before[1])
         for name, scaler in self._step.scalers.items():
             scaler.load_state_dict(self._scales[name])
         torch.set_rng_state(self._rng)
@@ -50,14 +53,16 @@ def changed(step: Step) -> Iterator[Tensor]:
 
 
 def weights(step: Step) -> tuple[list[Tensor], list[Tensor]]:
-    """The branches' parameters, and the buffers of the phase's model."""
-    return [p for branch in step.phase.branches for p in branch.params], list(step.phase.model.buffers())
+    """The branches' parameters, and the buffers of the phase's model that last."""
+    return [p for branch in step.phase.branches for p in branch.params], lasting(step.phase.model)
 
 
 def _all(step: Step) -> Iterator[Tensor]:
     parameters, buffers = weights(step)
     yield from parameters
     yield from buffers
+    if (states := carried(step.phase.model, *step.phase.frozen)) is not None:
+        yield from states.buffers()
     for branch in step.phase.branches:
         if branch.state is not None:
             yield from branch.state.buffers()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from itertools import count
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from litfast.carried import carried
 from litfast.data.loader import Batch
 from litfast.engine import optim
 from litfast.engine.average import Average
@@ -18,6 +21,7 @@ from litfast.phase import Branch, Phase
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # what autocast computes in
 
+Result = TypeVar("Result")
 Function = Callable[..., Any]
 Runner = Callable[..., dict[str, Tensor]]  # called as a Step is
 
@@ -64,6 +68,7 @@ class Step:
         self.stopped: set[str] = set()
         self.notes: list[str] = []
         self._streams: Streams = streams or Serial()
+        self._states = carried(phase.model, *phase.frozen)
         self.wrap(lambda function: function)
         self.average = None if ema is None else Average(phase.model, ema)
         scaled = precision == "fp16"
@@ -75,7 +80,10 @@ class Step:
         self.scalers = {b.name: GradScaler(device.type, enabled=scaled) for b in phase.branches}
 
     def __call__(self, batch: Batch, *, step: int, progress: float) -> dict[str, Tensor]:
-        """Train on one batch, at the learning rates of `progress` epochs. Metrics stay on the device."""
+        """Train on one batch, at the rates and coefficients of `progress` epochs.
+
+        Metrics stay on the device.
+        """
         due = self.due(step)
         self.set_lr(due, progress)
         return self.compute(batch, due)
@@ -107,14 +115,19 @@ class Step:
         self._losses = {branch.name: around(branch.loss) for branch in self.phase.branches}
 
     def set_lr(self, due: Sequence[Branch], progress: float, factor: float = 1.0) -> None:
-        """`factor` times the learning rates at `progress` epochs: all that a step takes from the host."""
+        """`factor` times the learning rates and the losses' coefficients at `progress` epochs.
+
+        They are all that a step takes from the host.
+        """
         for branch in due:
             optim.set_lr(self.optimizers[branch.name], factor * branch.schedule.lr_at(progress))
+            for coefficient in branch.coefficients:
+                coefficient.set(factor * coefficient.at(progress))
 
     def compute(self, batch: Batch, due: Sequence[Branch]) -> dict[str, Tensor]:
         """The step's work on the device: observe, then loss, backward and update of every branch in turn."""
         with self._streams.observing(due), torch.no_grad(), autocast(self.device, self.precision):
-            observations = [self._observe(part) for part in parts(batch, self.accumulate)]
+            observations = self._in_turn(self._observe, parts(batch, self.accumulate))
         metrics: dict[str, Tensor] = {}
         for branch in due:
             with self._streams.running(branch):
@@ -122,6 +135,9 @@ class Step:
         self._streams.join()
         if self.average is not None:
             self.average.update()
+        words = batch.target[0].numel()  # of a sample that is a window of text: "correct" counts samples
+        if words > 1:
+            metrics |= {name: value / words for name, value in metrics.items() if name.endswith(".correct")}
         return metrics
 
     def state(self) -> dict[str, Any]:
@@ -171,7 +187,7 @@ class Step:
     def _train(self, branch: Branch, observations: Sequence[Any]) -> dict[str, Tensor]:
         optimizer, scaler = self.optimizers[branch.name], self.scalers[branch.name]
         optimizer.zero_grad(set_to_none=True)
-        losses = [self._backward(branch, observation) for observation in observations]
+        losses = self._in_turn(partial(self._backward, branch), observations)
         if branch.schedule.clip is not None:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(branch.params, branch.schedule.clip, foreach=True)
@@ -180,6 +196,17 @@ class Step:
         return {
             f"{branch.name}.{name}": _combined(name, [part[name] for part in losses]) for name in losses[0]
         }
+
+    def _in_turn(self, function: Callable[[Any], Result], parts: Sequence[Any]) -> list[Result]:
+        """The results of a function; each part goes on from what that part of the batch before left."""
+        results = []
+        for number, part in enumerate(parts):
+            if self._states is not None:
+                self._states.turn(number)
+            results.append(function(part))
+        if self._states is not None:
+            self._states.turn(0)
+        return results
 
     def _backward(self, branch: Branch, observation: Any) -> dict[str, Tensor]:
         """Add the gradient of one part of the batch; its losses, detached."""
@@ -215,13 +242,28 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
+def seeded(phases: Iterable[Phase], seed: int) -> Iterator[Phase]:
+    """The phases; what a method draws before one is the same where those before it are loaded."""
+    found = iter(phases)
+    for index in count():
+        torch.manual_seed(seed + index)
+        phase = next(found, None)
+        if phase is None:
+            return
+        yield phase
+
+
 @contextmanager
 def prepared(phase: Phase, device: torch.device) -> Iterator[None]:
     """Put modules on the device, set train and eval modes, let only the branches' parameters take a gradient.
 
     The flags are given back afterwards, and everything is left in eval mode.
     """
-    modules = (phase.model, *phase.frozen)
+    states = [branch.state for branch in phase.branches if branch.state is not None]
+    modules = (phase.model, *phase.frozen, *states)
+    for branch in phase.branches:
+        for coefficient in branch.coefficients:
+            coefficient.to(device)
     for module in modules:
         module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
         module.eval()
@@ -241,7 +283,7 @@ def _listed(kinds: dict[str, str]) -> str:
     return ", ".join(f"{name} ({optimizer})" for name, optimizer in kinds.items())
 
 
-def _release(modules: tuple[nn.Module, ...], flags: list[tuple[nn.Parameter, bool]]) -> None:
+def _release(modules: Sequence[nn.Module], flags: list[tuple[nn.Parameter, bool]]) -> None:
     for module in modules:
         module.eval()
     for parameter, flag in flags:

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from litfast.carried import reset
 from litfast.data.loader import Loader
 from litfast.engine import modes
 from litfast.engine.evaluate import Evaluation, evaluate
 from litfast.engine.meters import Clock, Journal, Sums, Window, first_non_finite
 from litfast.engine.patience import exhausted, updated, validation_losses
 from litfast.engine.report import Report
-from litfast.engine.step import PRECISIONS, Runner, Step, prepared
+from litfast.engine.step import PRECISIONS, Runner, Step, prepared, seeded
 from litfast.engine.store import Progress, Store, Weights
 from litfast.phase import Phase
 
@@ -60,7 +61,8 @@ def train(
         resume: continue from the checkpoints in `out`. On the CPU, at the same thread count, the result is
             bit-identical to an uninterrupted run's.
         precision: "fp32", or "bf16" or "fp16" (autocast; fp16 with a dynamic loss scale).
-        keep: "last", or "best": each phase ends with the weights of its best validation accuracy.
+        keep: "last", or "best": each phase ends with the weights of its best validation accuracy, of a
+            language model its best perplexity.
         accumulate: equal parts of a batch that are computed one by one before the update: the activations of
             one part take memory, the step stays that of the whole batch (up to batch norm).
         ema: decay of an exponential moving average of the weights, which every phase starts anew. The average
@@ -139,7 +141,7 @@ class _Run:
         self.journal = Journal(self.out, offset=newest["journal"] if newest else 0, step=reached.global_step)
         at = Progress()
         try:
-            for phase in phases:
+            for phase in seeded(phases, self.seed):
                 at = at.next(phase.name)
                 device = self.device or next(phase.model.parameters()).device
                 with prepared(phase, device):
@@ -180,6 +182,8 @@ class _Run:
 
     def _epoch(self, phase: Phase, at: Progress, step: Step, runner: Runner) -> Iterator[Report]:
         """The rest of epoch `at.epoch` from step `at.step`; closing the generator saves a checkpoint."""
+        if at.step == 0:  # a text begins anew
+            reset(phase.model, *phase.frozen)
         window, clock = Window(), Clock(self.data.batch)
         place = getattr(runner, "inputs", None)  # of a captured step
         batches = self.data.batches(at.first_epoch + at.epoch, at.step, copy_into=place)
@@ -222,8 +226,9 @@ class _Run:
         if self.val is None:
             return {}
         with nullcontext() if step.average is None else step.average.in_place():
-            at.last = asdict(evaluate(phase.model, self.val, precision=self.precision))
-            if at.best is None or at.last["accuracy"] > at.best["accuracy"]:
+            found = evaluate(phase.model, self.val, precision=self.precision) if phase.scored else None
+            at.last = None if found is None else asdict(found)
+            if found is not None and (at.best is None or found.beats(Evaluation(**at.best))):
                 at.best = at.last
                 if self.keep == "best":
                     self.best_weights = {k: v.detach().clone() for k, v in phase.model.state_dict().items()}
@@ -273,6 +278,8 @@ class _Run:
             row[name] = getattr(report, name)
         if report.val is not None:
             row |= {"val_accuracy": report.val.accuracy, "val_loss": report.val.loss}
+            if report.val.perplexity is not None:
+                row["val_perplexity"] = report.val.perplexity
         self.journal.write(at.global_step, row)
 
     def _save(self, phase: Phase, at: Progress, step: Step) -> None:

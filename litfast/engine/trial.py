@@ -50,11 +50,16 @@ def objection(
 
 def deviation(before: Sequence[Tensor], expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
     """|found - expected| / |expected - before|, each list taken as one vector; 0 where nothing differs."""
-    off = sum(((f - e).double().square().sum().item() for f, e in zip(found, expected, strict=True)), 0.0)
-    way = sum(((e - b).double().square().sum().item() for e, b in zip(expected, before, strict=True)), 0.0)
+    off, way = _square_distance(found, expected), _square_distance(expected, before)
     if off == 0:
         return 0.0
     return (off / way) ** 0.5 if way else float("inf")
+
+
+def _square_distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    # in fp64 from the start: a mask of bools knows no minus
+    pairs = zip(ours, theirs, strict=True)
+    return sum(((a.double() - b.double()).square().sum().item() for a, b in pairs), 0.0)
 
 
 def reason(error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from litfast.carried import carried
 from litfast.data.loader import Batch
 from litfast.models.inference import Observer
 from litfast.models.sectioned import SectionedModel
@@ -107,11 +108,14 @@ def distill_phase(
         return {"loss": parts.total, "soft": parts.soft, "hard": parts.hard, "correct": parts.correct}
 
     params = tuple(parameter for module in trains for parameter in module.parameters())
+    branch = Branch(
+        name="student", params=params, loss=loss, schedule=schedule, state=carried(teacher, student)
+    )
     return Phase(
         name=name,
         model=student,
         observe=lambda batch: watch(observer, batch),
-        branches=(Branch(name="student", params=params, loss=loss, schedule=schedule),),
+        branches=(branch,),
         trains=trains,
         frozen=(teacher,),
     )

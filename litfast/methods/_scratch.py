@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch.nn.functional import cross_entropy
 
+from litfast.carried import carried
 from litfast.data.loader import Batch
 from litfast.models.sectioned import SectionedModel
 from litfast.phase import Branch, Losses, Phase, Schedule
@@ -25,10 +26,11 @@ def scratch(
 
     def loss(batch: Batch) -> Losses:
         logits = student(batch.images)
-        hard = cross_entropy(logits.float(), batch.target, label_smoothing=label_smoothing)
-        correct = (logits.detach().argmax(-1) == batch.target).sum()
+        rows, target = logits.float().flatten(0, -2), batch.target.flatten()  # words are [B, T]
+        hard = cross_entropy(rows, target, label_smoothing=label_smoothing)
+        correct = (rows.detach().argmax(-1) == target).sum()
         return {"loss": hard, "hard": hard.detach(), "correct": correct}
 
     everything = tuple(student.parameters())
-    branch = Branch(name="student", params=everything, loss=loss, schedule=train)
+    branch = Branch(name="student", params=everything, loss=loss, schedule=train, state=carried(student))
     yield Phase(name=name, model=student, observe=lambda batch: batch, branches=(branch,), trains=(student,))

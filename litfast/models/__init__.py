@@ -14,9 +14,18 @@ from litfast.models.counting import macs as macs
 from litfast.models.counting import parameters as parameters
 from litfast.models.ensemble import Ensemble as Ensemble
 from litfast.models.inputs import Input as Input
+from litfast.models.lenet import LeNet5 as LeNet5
+from litfast.models.lenet import LeNet300 as LeNet300
+from litfast.models.low_rank import Groups, low_rank_ends
+from litfast.models.lstm_lm import LSTMLM as LSTMLM
+from litfast.models.maxout import WIDTHS as MAXOUT_WIDTHS
+from litfast.models.maxout import Maxout as Maxout
+from litfast.models.maxout import MaxoutNet as MaxoutNet
 from litfast.models.pairing import check_pair as check_pair
 from litfast.models.pairing import copy_blocks as copy_blocks
 from litfast.models.pairing import copy_ends as copy_ends
+from litfast.models.pairing import copy_model as copy_model
+from litfast.models.preresnet_cifar import PreResNetCIFAR as PreResNetCIFAR
 from litfast.models.resnet_cifar import ResNetCIFAR as ResNetCIFAR
 from litfast.models.resnext_cifar import resnext_cifar as resnext_cifar
 from litfast.models.sectioned import SectionedModel as SectionedModel
@@ -25,6 +34,8 @@ from litfast.models.stargan import Discriminator as Discriminator
 from litfast.models.stargan import Generator as Generator
 from litfast.models.stargan import with_domain as with_domain
 from litfast.models.vdcnn import VDCNN as VDCNN
+from litfast.models.vgg import SECTIONS
+from litfast.models.vgg import VGG as VGG
 from litfast.models.weights import load_weights as load_weights
 from litfast.registry import Registry, unknown
 
@@ -38,6 +49,7 @@ def create(
     *,
     classes: int = 10,
     channels: int = 3,
+    size: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
     **options: Any,
 ) -> SectionedModel:
@@ -45,8 +57,11 @@ def create(
 
     Args:
         name: one of MODELS, such as "resnet20".
-        classes: width of the logits, K; of a generator, the number of its domains.
-        channels: channels of the input images; a model of texts has none, its spec neither.
+        classes: width of the logits, K; of a generator, the number of its domains; of a language model, the
+            words that it reads and predicts.
+        channels: channels of the input images; a model of texts or words has none, its spec neither.
+        size: (H, W) of the input images, for a model whose weights depend on it, such as a LeNet (which has
+            28x28 without it); any other model takes images of any size, and its spec has none.
         blocks: blocks of each section, in place of those that the name stands for.
         options: the family's own keyword arguments, such as `option` ("A" or "B") of a ResNet.
 
@@ -58,7 +73,7 @@ def create(
     """
     make = MODELS[name]
     takes = inspect.signature(make).parameters
-    known = [key for key in takes if key not in ("classes", "channels", "blocks")]
+    known = [key for key in takes if key not in ("classes", "channels", "size", "blocks")]
     for key in options:
         if key not in known:
             raise ValueError(f"create: {unknown(f'option of {name}', key, known)}")
@@ -66,15 +81,37 @@ def create(
     given = dict(classes=classes, blocks=chosen, **options)
     if "channels" in takes:
         given["channels"] = channels
+    if "size" in takes and size is not None:
+        given["size"] = list(size)
     model, names = make(**given)
     return SectionedModel(model, names, spec=dict(name=name, **given))
 
 
 def _resnet(
-    per_section: int, *, classes: int, channels: int, blocks: Sequence[int] | None, option: str = "A"
+    per_section: int,
+    *,
+    classes: int,
+    channels: int,
+    blocks: Sequence[int] | None,
+    option: str = "A",
+    width: int = 16,
+    inner: Sequence[int] | None = None,
 ) -> tuple[nn.Module, tuple[str, ...]]:
     counts = [per_section] * 3 if blocks is None else blocks
-    model = ResNetCIFAR(counts, classes=classes, channels=channels, option=option)
+    model = ResNetCIFAR(counts, classes=classes, channels=channels, option=option, width=width, inner=inner)
+    return model, ("layer1", "layer2", "layer3")
+
+
+def _preresnet(
+    per_section: int,
+    *,
+    classes: int,
+    channels: int,
+    blocks: Sequence[int] | None,
+    widths: Sequence[int] | None = None,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    counts = [per_section] * 3 if blocks is None else blocks
+    model = PreResNetCIFAR(counts, classes=classes, channels=channels, widths=widths)
     return model, ("layer1", "layer2", "layer3")
 
 
@@ -108,10 +145,76 @@ def _stargan(
     return Generator(counts, classes=classes, channels=channels, width=width), ("bottleneck",)
 
 
+def _maxout(
+    per_section: Sequence[Sequence[int]],
+    *,
+    classes: int,
+    channels: int,
+    blocks: Sequence[int] | None,
+    widths: Sequence[Sequence[int]] | None = None,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    if blocks is not None:
+        raise ValueError(f"create: blocks of a maxout network must be left out, got {list(blocks)}")
+    model = MaxoutNet(per_section if widths is None else widths, classes=classes, channels=channels)
+    return model, ("section1", "section2", "section3")
+
+
+def _lenet(
+    kind: Callable[..., nn.Module],
+    sections: tuple[str, ...],
+    *,
+    classes: int,
+    channels: int,
+    blocks: Sequence[int] | None,
+    size: Sequence[int] = (28, 28),
+) -> tuple[nn.Module, tuple[str, ...]]:
+    if blocks is not None:
+        raise ValueError(f"create: blocks of a LeNet must be left out, got {list(blocks)}")
+    return kind(classes=classes, channels=channels, size=size), sections
+
+
+def _lstm_lm(
+    *,
+    classes: int,
+    blocks: Sequence[int] | None,
+    width: int = 200,
+    hidden: int | None = None,
+    layers: int = 2,
+    tied: bool = False,
+    dropout: float = 0.0,
+    groups: Groups | None = None,
+    bits: int = 32,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    if blocks is not None:
+        raise ValueError(f"lstm_lm: blocks must be left out, as `layers` counts them, got {list(blocks)}")
+    model = LSTMLM(classes=classes, width=width, hidden=hidden, layers=layers, tied=tied, dropout=dropout)
+    if groups is not None:
+        low_rank_ends(model, groups, bits=bits)
+    return model, model.names
+
+
+def _vgg(
+    convolutions: Sequence[int],
+    *,
+    classes: int,
+    channels: int,
+    blocks: Sequence[int] | None,
+    widths: Sequence[int] | None = None,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    counts = convolutions if blocks is None else blocks
+    return VGG(counts, classes=classes, channels=channels, widths=widths), SECTIONS
+
+
 VDCNN_BLOCKS = {9: (1, 1, 1, 1), 17: (2, 2, 2, 2), 29: (5, 5, 2, 2), 49: (8, 8, 5, 3)}
+VGG_BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 MODELS.update({f"resnet{6 * n + 2}": partial(_resnet, n) for n in (1, 2, 3, 5, 7, 9, 18)})
 MODELS.update({f"resnext{6 * n + 2}": partial(_resnext, n) for n in (3, 5, 7, 9, 18)})
+MODELS.update({f"preresnet{9 * n + 2}": partial(_preresnet, n) for n in (2, 6, 12, 18)})
+MODELS.update({f"vgg{layers}": partial(_vgg, blocks) for layers, blocks in VGG_BLOCKS.items()})
 MODELS.update({f"vdcnn{layers}": partial(_vdcnn, blocks) for layers, blocks in VDCNN_BLOCKS.items()})
+MODELS.update(lenet300=partial(_lenet, LeNet300, ("ip2",)), lenet5=partial(_lenet, LeNet5, ("conv2", "ip1")))
 GENERATORS = {f"stargan{count}": partial(_stargan, count) for count in (6, 4, 2, 1)}
 MODELS.update(GENERATORS)
+MODELS.update({name: partial(_maxout, widths) for name, widths in MAXOUT_WIDTHS.items()})
+MODELS["lstm_lm"] = _lstm_lm

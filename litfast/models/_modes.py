@@ -1,4 +1,4 @@
-"""Look at a model in eval mode and leave every module in the mode it was in."""
+"""Look at a model in eval mode and leave it as it was."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from litfast.carried import anew
+
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Inside, the models are in eval mode; afterwards each module is back in its own."""
+    """Inside, the models are in eval mode and carry no state yet; afterwards all is as it was before."""
     modes = [(module, module.training) for model in models for module in model.modules()]
-    try:
-        for model in models:
-            model.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with anew(*models):
+        try:
+            for model in models:
+                model.eval()
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from litfast.carried import anew, lasting, reset
 from litfast.models._fusion import fused, is_packed
 from litfast.models._modes import evaluating
 from litfast.models.sectioned import SectionedModel
@@ -69,7 +70,8 @@ class Inference:
             x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
             # compiled code cannot ask; whoever compiles has run a step before
             if not torch.compiler.is_compiling() and self._made_for != self._state(x):
-                self._make(x)
+                with anew(self.teacher):
+                    self._make(x)
             return self._run(x)
 
     @property
@@ -89,7 +91,7 @@ class Inference:
     def _make(self, x: Tensor) -> None:
         teacher = self.teacher
         dtype = PRECISIONS[self.precision] or next(teacher.parameters()).dtype
-        self._tensors = [*teacher.parameters(), *teacher.buffers()]
+        self._tensors = [*teacher.parameters(), *lasting(teacher)]
         self._made_for = self._state(x)
         names = ("stem", *teacher.names, "head")
         plain = []
@@ -141,6 +143,7 @@ def agreement(inference: Inference, images: Tensor) -> Agreement:
     """Compare an inference program with its teacher on one batch. Reads the device."""
     with evaluating(inference.teacher):
         irs, logits = inference.observe(images)
+        reset(inference.teacher)
         with torch.autocast(images.device.type, enabled=False):
             plain_irs, plain_logits = inference.teacher.observe(images)
     errors = tuple(_error(ours, plain) for ours, plain in zip(irs, plain_irs, strict=True))

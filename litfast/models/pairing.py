@@ -67,6 +67,16 @@ def copy_ends(teacher: SectionedModel, student: SectionedModel) -> None:
         _copy(source, goal, f"copy_ends: student {name}", "give both models the same stem and head")
 
 
+def copy_model(teacher: SectionedModel, student: SectionedModel) -> None:
+    """Copy all weights and buffers from teacher to student, bit for bit.
+
+    Raises:
+        ValueError: the models have different keys or shapes.
+    """
+    source, goal = teacher.state_dict(), student.state_dict()
+    _copy(source, goal, "copy_model: student", "name the teacher's model and options for both")
+
+
 def copy_sections(teacher: SectionedModel, student: SectionedModel, names: Sequence[str]) -> None:
     """Copy whole sections, weights and buffers, from teacher to student, bit for bit.
 

@@ -25,13 +25,25 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions, the second in groups, and a shortcut.
 
     relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))
+
+    Between the convolutions there are `inner` channels; None: as many as come out.
     """
 
-    def __init__(self, channels_in: int, channels: int, *, stride: int, option: str, groups: int = 1) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        inner: int | None = None,
+        *,
+        stride: int,
+        option: str,
+        groups: int = 1,
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, groups=groups, bias=False)
+        inner = channels if inner is None else inner
+        self.conv1 = nn.Conv2d(channels_in, inner, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, channels, 3, padding=1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = _shortcut(channels_in, channels, stride, option)
 
@@ -54,10 +66,12 @@ class ResNetCIFAR(nn.Module):
         option: shortcut where the width changes: "A" pads with zeros, "B" is a 1x1 convolution.
         width: channels of the stem and the first section; each further section doubles them.
         cardinality: groups of each block's second convolution; `resnext_cifar` takes more than one.
+        inner: channels between the two convolutions of each block, in the order of the forward pass, as
+            network slimming leaves them; None: the width of the section.
 
     Raises:
         ValueError: a count below 1, an option or channel count that is not offered, a width that is no
-            multiple of the cardinality.
+            multiple of the cardinality, inner channels that are not one count a block, or with groups.
 
     Source: He et al., Deep Residual Learning (2016), section 4.2; option A is the paper's choice.
     """
@@ -71,16 +85,20 @@ class ResNetCIFAR(nn.Module):
         option: str = "A",
         width: int = 16,
         cardinality: int = 1,
+        inner: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         _check(blocks, classes, channels, option)
         _check_groups(width, cardinality)
+        _check_inner(inner, blocks, cardinality)
         block = partial(BasicBlock, option=option, groups=cardinality)
+        widths: list[int | None] = [None] * sum(blocks) if inner is None else list(inner)
+        first, second = blocks[0], blocks[0] + blocks[1]
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = _section(block, width, width, blocks[0], stride=1)
-        self.layer2 = _section(block, width, 2 * width, blocks[1], stride=2)
-        self.layer3 = _section(block, 2 * width, 4 * width, blocks[2], stride=2)
+        self.layer1 = _section(block, width, width, widths[:first], stride=1)
+        self.layer2 = _section(block, width, 2 * width, widths[first:second], stride=2)
+        self.layer3 = _section(block, 2 * width, 4 * width, widths[second:], stride=2)
         self.linear = nn.Linear(4 * width, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -94,10 +112,15 @@ class ResNetCIFAR(nn.Module):
 
 
 def _section(
-    block: Callable[..., nn.Module], channels_in: int, channels: int, blocks: int, *, stride: int
+    block: Callable[..., nn.Module],
+    channels_in: int,
+    channels: int,
+    inner: Sequence[int | None],
+    *,
+    stride: int,
 ) -> nn.Sequential:
-    first = block(channels_in, channels, stride=stride)
-    return nn.Sequential(first, *(block(channels, channels, stride=1) for _ in range(blocks - 1)))
+    first = block(channels_in, channels, inner[0], stride=stride)
+    return nn.Sequential(first, *(block(channels, channels, width, stride=1) for width in inner[1:]))
 
 
 def _shortcut(channels_in: int, channels: int, stride: int, option: str) -> nn.Module:
@@ -124,4 +147,16 @@ def _check_groups(width: int, cardinality: int) -> None:
     if cardinality < 1 or width < 1 or width % cardinality:
         raise ValueError(
             f"ResNetCIFAR: width must be a multiple of the cardinality, got {width} and {cardinality}"
+        )
+
+
+def _check_inner(inner: Sequence[int] | None, blocks: Sequence[int], cardinality: int) -> None:
+    if inner is None:
+        return
+    if cardinality > 1:
+        raise ValueError(f"ResNetCIFAR: inner must be left out with a cardinality, got {cardinality}")
+    if len(inner) != sum(blocks) or min(inner) < 1:
+        raise ValueError(
+            f"ResNetCIFAR: inner must hold a count of at least 1 for each of {sum(blocks)} blocks, "
+            f"got {list(inner)}"
         )

@@ -56,6 +56,11 @@ class SectionedModel(nn.Module):
             irs.append(section(irs[-1]))
         return irs, self.head(irs[-1])
 
+    def become(self, other: SectionedModel) -> None:
+        """Take over the model of `other`, its sections and its spec: surgery that keeps this object."""
+        self.model, self.names, self.spec = other.model, other.names, other.spec
+        self._cut()
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         return self.model.state_dict(*args, **kwargs)
 

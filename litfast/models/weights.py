@@ -1,4 +1,4 @@
-"""Read a checkpoint into a model: safetensors, or a torch file of plain tensors."""
+"""Read a checkpoint into a model: safetensors, an `.lfc` file, or a torch file of plain tensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from litfast import lfc
 from litfast.models.sectioned import SectionedModel
 
 SHOWN = 3  # keys of each sort that an error spells out
@@ -37,6 +38,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def _read(path: Path) -> Any:
+    if path.suffix == ".lfc":
+        return lfc.load(path)  # which says by itself what is wrong with a file
     if path.suffix == ".safetensors":
         try:
             from safetensors.torch import load_file

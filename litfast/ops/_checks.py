@@ -41,6 +41,12 @@ def check_scale(who: str, scale: Coefficient) -> None:
     _is_scalar_tensor(who, "scale", scale)
 
 
+def check_strength(who: str, strength: Coefficient) -> None:
+    """Raises ValueError unless `strength` is 0 or more and finite; a tensor is only checked for its shape."""
+    if not _is_scalar_tensor(who, "strength", strength) and not 0 <= strength < math.inf:
+        raise ValueError(f"{who}: strength must be 0 or more and finite, got {strength}")
+
+
 def _is_scalar_tensor(who: str, what: str, value: Coefficient) -> bool:
     if isinstance(value, Tensor):
         if value.ndim or not value.is_floating_point():

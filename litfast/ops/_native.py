@@ -20,13 +20,13 @@ class Native:
 
     def __init__(self, call: Call) -> None:
         self._results = total, parts, correct, gradients = new_results(call)
-        at, by_row, fp64 = _address(total), call.reduction == "none", total.dtype == torch.float64
-        self.losses = 0 if by_row else at, _address(parts), _address(correct), at if by_row else 0, fp64
+        at, by_row, fp64 = address(total), call.reduction == "none", total.dtype == torch.float64
+        self.losses = 0 if by_row else at, address(parts), address(correct), at if by_row else 0, fp64
         self.coefficients = float(call.tau), float(call.alpha), float(call.beta), float(call.scale)
         # The kernels compare equal offsets: what had to be copied for that lives as long as its address.
         self._pairs = [same_layout(s, t) for s, t in zip(call.student_irs, call.teacher_irs, strict=True)]
         self.sections = [
-            (_address(s), _address(t), _address(g), s.numel(), DTYPES[s.dtype], DTYPES[t.dtype], weight)
+            (address(s), address(t), address(g), s.numel(), DTYPES[s.dtype], DTYPES[t.dtype], weight)
             for (s, t), g, weight in zip(self._pairs, gradients, call.weights, strict=False)
         ]
         self.logits = None
@@ -39,10 +39,10 @@ class Native:
         self._rows = student, teacher, target, gradient  # as the pairs
         K = student.shape[-1]
         return (
-            _address(student),
-            _address(teacher),
-            0 if target is None else _address(target),
-            _address(gradient),
+            address(student),
+            address(teacher),
+            0 if target is None else address(target),
+            address(gradient),
             student.numel() // K,
             K,
             DTYPES[student.dtype],
@@ -62,6 +62,6 @@ class Native:
         return self._results
 
 
-def _address(tensor: Tensor) -> int:
+def address(tensor: Tensor) -> int:
     """Of the first element; 0 for nothing."""
     return tensor.data_ptr() if tensor.numel() else 0

@@ -1,7 +1,7 @@
 """The definition of every op, in plain torch on one page: losses are differentiable twice, any float dtype.
 
 Half precision is computed in fp32, fp64 in fp64. The teacher may require grad here. Nothing is checked: the
-public functions of kd.py, ir.py, lit.py and augment.py do that.
+public functions of kd.py, ir.py, lit.py, channel_l1.py, augment.py and low_rank.py do that.
 """
 
 from __future__ import annotations
@@ -144,6 +144,12 @@ def lit_loss(
     return LITLoss(total, ir.detach(), soft_term.detach(), hard_term.detach(), correct)
 
 
+def channel_l1(scales: Sequence[Tensor], *, strength: Coefficient) -> Tensor:
+    """strength * sum_i sum |scales_i|."""
+    dtype = _maths_dtype(*scales)
+    return strength * torch.stack([scale.to(dtype).abs().sum() for scale in scales]).sum()
+
+
 def augment(
     images: Tensor,  # [N, H, W, C] uint8
     index: Tensor,  # [B] int64
@@ -169,6 +175,44 @@ def inside(images: Tensor, index: Tensor, top: Tensor, left: Tensor, crop: int) 
     """[B] bool: whether index is one of the N images, and top and left are offsets in 0..2 crop."""
     ends = ((index, len(images)), (top, 2 * crop + 1), (left, 2 * crop + 1))
     return torch.stack([(value >= 0) & (value < end) for value, end in ends]).all(0)
+
+
+def low_rank_embedding(
+    ids: Tensor,  # [...] int64
+    factors: Sequence[Tensor],  # P of [n_p, r_p]
+    bases: Sequence[Tensor],  # P of [r_p, d]; [0, d]: the factor's rows are the vectors
+    place: Tensor,  # [N] int64
+) -> Tensor:  # [..., d]
+    """factors_p[j] @ bases_p of each word, the j-th of block p; NaN for an id out of range."""
+    dtype = _maths_dtype(*factors)
+    known = (ids >= 0) & (ids < len(place))
+    at = place[ids * known]
+    vectors = factors[0].new_full((*ids.shape, bases[0].shape[1]), torch.nan, dtype=dtype)
+    for factor, basis in zip(factors, bases, strict=True):
+        inside = known & (at >= 0) & (at < len(factor))
+        rows = F.embedding(at * inside, factor).to(dtype)
+        found = rows @ basis.to(dtype) if len(basis) else rows
+        vectors = torch.where(inside[..., None], found, vectors)
+        at = at - len(factor)
+    return vectors.to(factors[0].dtype)
+
+
+def low_rank_softmax(
+    hidden: Tensor,  # [..., d]
+    factors: Sequence[Tensor],  # P of [n_p, r_p]
+    bases: Sequence[Tensor],  # P of [r_p, d]; [0, d]: the factor's rows are the vectors
+    place: Tensor,  # [N] int64
+    bias: Tensor | None = None,  # [N]
+) -> Tensor:  # [..., N]
+    """factors_p @ (bases_p @ hidden) of all blocks, in the vocabulary's order, plus bias."""
+    dtype = _maths_dtype(hidden, *factors)
+    x = hidden.to(dtype)
+    scores = [
+        F.linear(F.linear(x, basis.to(dtype)) if len(basis) else x, factor.to(dtype))
+        for factor, basis in zip(factors, bases, strict=True)
+    ]
+    logits = torch.cat(scores, -1)[..., place]
+    return (logits if bias is None else logits + bias.to(dtype)).to(hidden.dtype)
 
 
 def _maths_dtype(*tensors: Tensor) -> torch.dtype:

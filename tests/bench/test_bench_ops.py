@@ -13,6 +13,7 @@ OPS = {
     "ir": {"sections": ((2, 3, 4, 4), (2, 5, 2, 2))},
     "kd": {"logits": (6, 5)},
     "lit": {"sections": ((2, 3, 4, 4),), "logits": (2, 5)},
+    "channel_l1": {"sections": ((3,), (5,))},
 }
 every_op = pytest.mark.parametrize("op", OPS)
 

@@ -21,6 +21,11 @@ def test_a_figure_is_named_with_its_split() -> None:
     assert cells.figures(nothing_held_out) == {"test accuracy, %": 91.5}
 
 
+def test_a_language_model_has_a_perplexity_in_its_place() -> None:
+    words = {"test_perplexity": {"teacher": 90.0, "student": 99.5}, "phases": RESULTS["phases"]}
+    assert cells.figures(words) == {"test perplexity": 99.5, "validation perplexity": 92.0}
+
+
 def test_scores_stand_in_for_an_accuracy() -> None:
     scored = {"scores": {"teacher": {"fid": 6.4}, "student": {"fid": 5.84, "grid": "grid.png"}}, "phases": {}}
     assert cells.figures(scored) == {"test fid": 5.84}

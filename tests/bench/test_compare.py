@@ -35,7 +35,8 @@ def test_the_document_has_stable_keys_and_is_json() -> None:
     assert list(document) == [
         "input", "device", "threads", "models", "rows", "ratios", "checks", "machine",
     ]  # fmt: skip
-    assert set(document["models"][0]) == {"name", "depth", "parameters", "macs", "weights_bytes", "accuracy"}
+    sizes = {"name", "depth", "parameters", "macs", "weights_bytes"}
+    assert set(document["models"][0]) == {*sizes, "accuracy", "perplexity"}
     assert set(document["ratios"][0]) == {
         "baseline", "contender", "mode", "precision", "batch", "check", "speedup", "p10", "p90", "rounds",
         "tie", "reason",

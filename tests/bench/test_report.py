@@ -55,6 +55,13 @@ def test_an_unknown_accuracy_is_left_open(document: dict[str, Any]) -> None:
     assert "accuracy" not in printed(report.summary(document))
 
 
+def test_a_language_model_has_a_perplexity(document: dict[str, Any]) -> None:
+    for model, perplexity in zip(document["models"], (100.0, 112.5), strict=True):
+        model |= {"accuracy": None, "perplexity": perplexity}
+    shown = line(printed(report.summary(document)), "perplexity")
+    assert [word in shown for word in ("100.00", "112.50", "+12.50 %")] == [True] * 3
+
+
 def test_what_was_not_timed_has_a_dash_and_a_reason(document: dict[str, Any]) -> None:
     table = printed(report.latencies(document))
     assert line(table, "compile").count(" - ") == 4

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litfast.bench.stats import milliseconds, percentile, speedup, summary
+from litfast.bench.stats import exact, front, milliseconds, percentile, speedup, summary, timed
 
 
 def test_percentiles_of_a_known_sample() -> None:
@@ -77,3 +77,19 @@ def test_latencies_are_shown_with_three_digits() -> None:
         "98.8",
         "12,346",
     ]
+
+
+def test_the_front_holds_what_nobody_beats() -> None:
+    costs = [[exact(x), exact(y)] for x, y in [(1, 4), (2, 2), (4, 1), (3, 3), (2, 2), (4, 4)]]
+    assert front(costs) == [True, True, True, False, True, False]
+    assert front([]) == []
+
+
+def test_a_latency_within_the_spread_beats_nobody() -> None:
+    row = {"p50_ms": 1.59, "p90_ms": 1.7, "spread": 0.1}
+    assert timed(row) == pytest.approx((1.541, 1.59, 1.7))
+    good = [timed(row), exact(-89.7)]
+    slightly_faster = [timed(row | {"p50_ms": 1.58}), exact(-67.6)]
+    much_faster = [timed({"p50_ms": 0.8, "p90_ms": 0.9, "spread": 0.1}), exact(-67.6)]
+    assert front([good, slightly_faster, much_faster]) == [True, False, True]
+    assert front([good, slightly_faster]) == [True, False]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from litfast import build, config
+from litfast import Schedule, build, config
 
 
 @pytest.fixture
@@ -18,6 +18,24 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.Config:
         (tmp_path / f"{name}.csv").write_text("".join(rows))
     small = (f"data.root={tmp_path}", "data.options={length=64}", "data.batch=4", "data.val=none")
     return build.resolve(config.load("amazon_polarity_vdcnn29_vdcnn9", [*small, "teacher.model=vdcnn9"]))
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.Config:
+    """A language model of width 4 on 30 lines of three words."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_text("a b c\n" * 20 + "a d b\n" * 10)
+    return build.resolve(
+        config.Config(
+            data=config.DataConfig(
+                name="war_and_peace", root=str(tmp_path), batch=4, options={"vocabulary": 5, "length": 7}
+            ),
+            student=config.StudentConfig(model="lstm_lm", options={"width": 4}),
+            method=config.MethodConfig(name="scratch"),
+            phases={"train": Schedule(epochs=1, lr=0.1)},
+        )
+    )
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,3 +96,37 @@ def test_what_texts_do_not_have_is_refused(key: str, value: Any, rule: str, text
     with pytest.raises(ValueError) as caught:
         build.data(changed(texts, **{key: value}))
     assert str(caught.value) == f"recipe: data.{key} {rule}, got {value!r}"
+
+
+def test_words_are_served_in_streams_and_counted(words: config.Config, tmp_path: Path) -> None:
+    settings, data = build.data(words)
+    assert (data.name, data.unit, settings.data.loader) == (tmp_path.name, "words", "resident")
+    assert data.classes == ("<eos>", "a", "b", "c", "<unk>") and data.counts is not None
+    assert data.counts.tolist() == [30, 30, 30, 20, 10]
+    assert (data.input, data.size("train")) == (Input((7,), alphabet=5), 120)
+    train, val = data.loader("train"), data.loader("val")
+    assert train is not None and val is not None
+    assert next(iter(train.batches(0))).target.shape == (4, 7)
+    assert [next(iter(one.batches(0))).target.shape for one in (val, data.test)] == [(10, 7)] * 2
+    said = "test: 120 words with the ends of lines, 10 of them (8.33 %) unknown; vocabulary 5"
+    assert said in data.notes
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("val", 8, "must be left out for words"),
+        ("limit", 8, "must be left out for words"),
+        ("crop", 1, "must be left out for words"),
+        ("loader", "torch", "must be auto or resident for words"),
+        ("on_error", "skip", "must be raise for words"),
+    ],
+)
+def test_what_words_do_not_have_is_refused(key: str, value: Any, rule: str, words: config.Config) -> None:
+    with pytest.raises(ValueError) as caught:
+        build.data(changed(words, **{key: value}))
+    assert str(caught.value) == f"recipe: data.{key} {rule}, got {value!r}"
+
+
+def test_other_sets_have_no_counts(texts: config.Config) -> None:
+    assert build.data(texts)[1].counts is None

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from litfast import build, config
+from litfast import Schedule, build, config
+from litfast.methods import METHODS, scratch
 
 
 @pytest.fixture
@@ -110,3 +112,18 @@ def test_the_teachers_program_cannot_be_named_in_a_recipe(name: str, settings: c
     phases = {"distill": settings.phases["sections"]} if name == "kd" else settings.phases
     with pytest.raises(ValueError, match=rf"method\.\* of method '{name}' must be one of .* got 'observe'"):
         build.method_options(replace(settings, method=method, phases=phases))
+
+
+def test_a_method_that_asks_for_them_gets_the_counts_of_the_words(
+    words: config.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def counting(student: Any, *, train: Schedule, counts: Any = None) -> Any:
+        given.append(counts)
+        return scratch(student, train=train)
+
+    monkeypatch.setitem(METHODS, "groupreduce", counting)
+    experiment = build.experiment(replace(words, method=config.MethodConfig(name="groupreduce")))
+    assert [phase.name for phase in experiment.phases()] == ["train"]
+    assert given == [experiment.data.counts]

@@ -51,6 +51,14 @@ def test_what_a_recipe_says_elsewhere_is_no_option_of_the_method(
         build.method_options(with_options(generators, **{name: 1}))
 
 
+@pytest.mark.parametrize("removed", [0.5, 0, {"ip1": 0.9, "linear": 0}])
+def test_an_option_may_be_one_number_or_a_table(removed: Any) -> None:
+    deep = config.load("mnist_lenet300_compressed")
+    assert build.method_options(with_options(deep, removed=removed))["removed"] == removed
+    with pytest.raises(ValueError, match=r"method\.removed must be of type float, got 'much'"):
+        build.method_options(with_options(deep, removed="much"))
+
+
 def test_a_chain_needs_a_teacher(lit: config.Config) -> None:
     chained = changed(lit, chain=(14, 8))
     assert build.method_options(chained).keys() >= {"sections", "finetune"}
@@ -67,6 +75,22 @@ def test_sections_are_chosen_only_where_the_method_can_keep_the_others(name: str
     assert "copy_sections" not in build.method_options(said)
     with pytest.raises(ValueError, match=rf"student\.sections must be left out for method '{name}', got"):
         build.method_options(replace(said, method=config.MethodConfig(name=name)))
+
+
+def test_a_section_may_be_given_by_name_or_by_number(lit: config.Config) -> None:
+    tables = {"hint": lit.phases["sections"], "distill": lit.phases["finetune"]}
+    fitnets = replace(changed(lit, model="resnet8"), phases=tables)
+
+    def given(**options: Any) -> dict[str, Any]:
+        method = config.MethodConfig(name="fitnets", options=options)
+        return build.method_options(replace(fitnets, method=method))
+
+    found = given(hint_section=2, guided_section="layer2")
+    assert (found["hint_section"], found["guided_section"]) == (2, "layer2")
+    with pytest.raises(ValueError, match=r"method\.hint_section must be of type str, got 1\.5"):
+        given(hint_section=1.5)
+    with pytest.raises(ValueError, match=r"method\.\* of method 'fitnets' must be .* got 'input'"):
+        given(input=1)
 
 
 def test_what_is_trained_is_among_the_compressed_sections(lit: config.Config) -> None:

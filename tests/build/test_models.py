@@ -64,10 +64,18 @@ def test_students_of_a_chain_are_all_of_other_weights(images: config.Config) -> 
     assert weights(first) != weights(second)
 
 
-@pytest.mark.parametrize("key", ["classes", "channels", "alphabet", "blocks", "name"])
+@pytest.mark.parametrize("key", ["classes", "channels", "size", "alphabet", "blocks", "name"])
 def test_options_leave_out_what_the_data_or_the_table_give(key: str, images: config.Config) -> None:
     with pytest.raises(ValueError, match=f"recipe: options of resnet8 must leave out {key}, which"):
         build.experiment(changed(images, model="resnet8", options={key: 3}))
+
+
+def test_a_model_with_linear_layers_on_the_pixels_is_made_for_the_size_of_the_images(
+    images: config.Config,
+) -> None:
+    _, data = build.data(images)
+    made = build.model(StudentConfig(model="lenet300"), data)
+    assert made.spec == {"name": "lenet300", "classes": 4, "blocks": None, "channels": 3, "size": [8, 8]}
 
 
 def test_a_model_and_its_data_are_of_one_kind(images: config.Config, texts: config.Config) -> None:
@@ -128,3 +136,8 @@ def test_best_weights_need_validation_samples(images: config.Config) -> None:
     without = replace(settings, data=replace(settings.data, val=0))
     with pytest.raises(ValueError, match=r"engine\.keep must be last without validation samples, got 'best'"):
         build.experiment(without).rehearse()
+
+
+def test_a_language_model_has_the_vocabulary_for_classes(words: config.Config) -> None:
+    student = build.experiment(words).student
+    assert student.spec == {"name": "lstm_lm", "classes": 5, "blocks": None, "width": 4}

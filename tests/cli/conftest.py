@@ -58,6 +58,15 @@ def litfast() -> Litfast:
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def hasty() -> Iterator[None]:
+    """The table at the end of a run measures one batch size, in next to no time; processes take theirs."""
+    short = partial(compare, batches=(1,), modes=("eager",), precisions=("fp32",), seconds=0.01)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_results, "quick", short)
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished(recipe: Path, litfast: Litfast, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
@@ -84,12 +93,3 @@ def stopped(litfast: Litfast) -> Callable[..., Result]:
             return litfast(*words)
 
     return run
-
-
-@pytest.fixture(scope="module")
-def hasty() -> Iterator[None]:
-    """The table at the end of a run measures one batch size, in next to no time."""
-    short = partial(compare, batches=(1,), modes=("eager",), precisions=("fp32",), seconds=0.01)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_results, "quick", short)
-        yield

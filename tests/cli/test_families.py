@@ -78,7 +78,7 @@ def results(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def narrow(hasty: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """VDCNN of few channels, which trains in a second, and a cache of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

@@ -56,7 +56,7 @@ def celeba(tmp_path: Path) -> Path:
 
 
 def test_a_chain_of_generators_is_trained_on_attributes_and_scored(
-    celeba: Path, hasty: None, litfast: Litfast, tmp_path: Path
+    celeba: Path, litfast: Litfast, tmp_path: Path
 ) -> None:
     words = ("celeba_stargan6_stargan2", *sets(f"data.root={celeba}", OPTIONS, *SMALL))
     result = litfast("train", *words, "--out", tmp_path / "run")
@@ -80,7 +80,7 @@ def test_a_classifier_of_attributes_is_refused(celeba: Path, litfast: Litfast, t
     assert not (tmp_path / "run").exists()
 
 
-def test_generators_train_on_a_dataset_of_ones_own(hasty: None, litfast: Litfast, tmp_path: Path) -> None:
+def test_generators_train_on_a_dataset_of_ones_own(litfast: Litfast, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     data = f"data={{name='{tmp_path / 'own.py'}:pictures',limit=16}}"
     words = ("celeba_stargan6_stargan2", *sets(data, *SMALL, "student.chain=[1]"))

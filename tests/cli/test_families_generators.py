@@ -96,7 +96,7 @@ def gan(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lit(gan: Path, hasty: None, litfast: Litfast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lit(gan: Path, litfast: Litfast, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of LIT, its teacher trained on the spot; what it printed is in said.txt."""
     out = tmp_path_factory.mktemp("lit") / "run"
     result = litfast("train", gan, "--out", out)
@@ -106,7 +106,7 @@ def lit(gan: Path, hasty: None, litfast: Litfast, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="module")
-def scratch(gan: Path, hasty: None, litfast: Litfast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scratch(gan: Path, litfast: Litfast, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run without a teacher."""
     out = tmp_path_factory.mktemp("scratch") / "run"
     result = litfast("train", gan, *sets(*ADVERSARIAL), "--out", out)

@@ -21,6 +21,8 @@ FOLDERS = {
     "CelebA": ("celeba", ["list_attr_celeba.txt", "img_align_celeba/000001.jpg"]),
     "Amazon reviews, CSV": ("amazon_polarity", ["train.csv", "test.csv", "readme.txt"]),
     "text corpus": ("text", ["train.txt", "valid.txt", "test.txt"]),
+    "Penn Treebank": ("text", ["ptb.train.txt", "ptb.valid.txt", "ptb.test.txt", "ptb.char.train.txt"]),
+    "WikiText": ("text", ["wiki.train.tokens", "wiki.valid.tokens.gz", "wiki.test.tokens"]),
     "image folder": ("image_folder", ["train/a/1.jpg", "train/b/1.JPEG", "test/a/2.png"]),
 }
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from litfast.data.loader import Batch
 from litfast.engine.graph import WARM_UP, GraphStep
 from litfast.engine.step import Step, prepared
-from litfast.phase import Branch, Losses, Phase, Schedule
+from litfast.phase import Branch, Coefficient, Losses, Phase, Schedule
 
 from .tape import TapeCapture
 
@@ -102,6 +102,34 @@ def test_replays_are_the_eager_steps_to_the_bit(phase: Callable[..., Phase], opt
     if graph.step.average is not None and eager.step.average is not None:
         theirs = eager.step.average.state()
         assert all(torch.equal(value, theirs[name]) for name, value in graph.step.average.state().items())
+
+
+def falling(net: Net, phase: Callable[..., Phase], schedule: Schedule, *, frozen: bool) -> Phase:
+    """A loss with a coefficient that falls from 4 to 1, or (`frozen`) with its value as the host reads it."""
+    coefficient = Coefficient(4.0, 1.0, epochs=schedule.epochs)
+
+    def loss(batch: Batch) -> Losses:
+        factor = coefficient.at(0) if frozen else coefficient.value.float()
+        return {"loss": factor * cross_entropy(net(batch.images), batch.target)}
+
+    params = tuple(net.parameters())
+    branch = Branch(name="toy", params=params, loss=loss, schedule=schedule, coefficients=(coefficient,))
+    return phase(net, branches=(branch,))
+
+
+def test_a_coefficient_moves_on_from_replay_to_replay(phase: Callable[..., Phase]) -> None:
+    schedule = Schedule(epochs=1, lr=0.1)
+    make = [
+        lambda net, **_: falling(net, phase, schedule, frozen=False),
+        lambda net, **_: falling(net, phase, schedule, frozen=True),
+    ]
+    graph, eager, said, expected = both(make[0], [16] * 6)
+    assert graph.step.notes == [] and graph.capture.replays == CHECKED + 5
+    assert_same(graph, eager)
+    assert said == expected
+    frozen = Ours(make[1], captured=True)
+    frozen.train(batches([16] * 6), run=frozen.step)
+    assert not torch.equal(frozen.net.last.weight, eager.net.last.weight)
 
 
 def test_the_tape_would_show_a_frozen_learning_rate(phase: Callable[..., Phase]) -> None:

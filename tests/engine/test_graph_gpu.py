@@ -15,6 +15,7 @@ from litfast.data.loader import Batch
 from litfast.engine import modes
 from litfast.engine.graph import GraphStep
 from litfast.engine.step import Step, prepared
+from litfast.models import Input
 from litfast.phase import OPTIMIZERS, Phase, Schedule
 
 pytestmark = pytest.mark.gpu
@@ -76,6 +77,28 @@ def test_replays_follow_the_learning_rate_the_momentum_and_the_noise(beta: float
     words = {"optimizer": optimizer, "lr": 0.05 if optimizer == "sgd" else 1e-3}
     eager, expected, _, _ = trained(phase_of(beta, **words), [16] * 10, mode="eager")
     graph, said, step, run = trained(phase_of(beta, **words), [16] * 10, mode="graph")
+    assert step.notes == [] and isinstance(run, GraphStep) and len(run._recorded) == 1
+    assert_close(graph, eager)
+    for ours, theirs in zip(said, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["hint", "distill"])
+def test_replays_of_fitnets_train_the_regressor_and_follow_lambda(place: int) -> None:
+    def phase() -> Phase:
+        torch.manual_seed(0)
+        teacher, student = (
+            litfast.create("resnet8", classes=4),
+            litfast.create("resnet14", classes=4, width=4),
+        )
+        schedule = Schedule(epochs=1, lr=1e-3, optimizer="adam")
+        method = litfast.methods.fitnets(
+            teacher, student, hint=schedule, distill=schedule, input=Input((3, 8, 8))
+        )
+        return list(method)[place]
+
+    eager, expected, _, _ = trained(phase(), [16] * 10, mode="eager")
+    graph, said, step, run = trained(phase(), [16] * 10, mode="graph")
     assert step.notes == [] and isinstance(run, GraphStep) and len(run._recorded) == 1
     assert_close(graph, eager)
     for ours, theirs in zip(said, expected, strict=True):

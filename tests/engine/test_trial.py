@@ -127,3 +127,12 @@ def test_deviation_is_a_share_of_the_way() -> None:
     assert deviation(before, expected, [torch.tensor([3.0, 4.5])]) == pytest.approx(0.1)
     assert deviation(before, before, expected) == float("inf")
     assert deviation(before, before, before) == 0
+
+
+def test_deviation_takes_masks_and_counters() -> None:
+    before, after = (
+        [torch.tensor([True, False]), torch.tensor(3)],
+        [torch.tensor([True, True]), torch.tensor(4)],
+    )
+    assert deviation(before, after, after) == 0
+    assert deviation(before, after, before) == 1

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from torch import nn
 
 from litfast.methods import METHODS
-from litfast.models import SectionedModel
+from litfast.models import Input, SectionedModel
 from litfast.phase import Schedule
 
 MODELS = ("teacher", "student", "discriminator")
@@ -23,13 +24,21 @@ SCHEDULE = Schedule(epochs=1, lr=0.1)
         ("lit", ["sections", "finetune"]),
         ("adversarial", ["train"]),
         ("lit_generator", ["sections", "finetune"]),
+        ("fitnets", ["hint", "distill"]),
+        ("metadistiller", ["train"]),
     ],
 )
 def test_a_method_names_its_phases_as_its_schedules(
     name: str, phases: list[str], teacher: SectionedModel, student: SectionedModel
 ) -> None:
     function = METHODS[name]
-    models = {"teacher": teacher, "student": student, "discriminator": nn.Linear(2, 2), "domains": 4}
+    models: dict[str, Any] = {
+        "teacher": teacher,
+        "student": student,
+        "discriminator": nn.Linear(2, 2),
+        "domains": 4,
+    }
+    models["input"] = Input((3, 8, 8))
     given = {key: model for key, model in models.items() if key in inspect.signature(function).parameters}
     assert [phase.name for phase in function(**given, **dict.fromkeys(phases, SCHEDULE))] == phases
 

@@ -66,6 +66,31 @@ def test_a_block_is_the_formula_of_its_docstring() -> None:
     torch.testing.assert_close(block(x), F.relu(outer + padded))
 
 
+def test_inner_channels_are_those_between_a_blocks_convolutions() -> None:
+    model = create("resnet8", blocks=(2, 1, 1), inner=[5, 7, 9, 11])
+    blocks = [*model.model.layer1, *model.model.layer2, *model.model.layer3]
+    assert [block.bn1.num_features for block in blocks] == [5, 7, 9, 11]
+    assert [block.bn2.num_features for block in blocks] == [16, 16, 32, 64]
+    per_channel = [9 * 32, 9 * 32, 9 * 48, 9 * 96]
+    fewer = [16 - 5, 16 - 7, 32 - 9, 64 - 11]
+    gone = sum((weights + 2) * count for weights, count in zip(per_channel, fewer, strict=True))
+    assert parameters(model) == parameters(create("resnet8", blocks=(2, 1, 1))) - gone
+    assert model(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("inner", [[8, 8], [8, 8, 8, 8], [8, 0, 8]])
+def test_inner_channels_must_be_one_count_a_block(inner: list[int]) -> None:
+    with pytest.raises(
+        ValueError, match=r"^ResNetCIFAR: inner must hold a count of at least 1 for each of 3"
+    ):
+        create("resnet8", inner=inner)
+
+
+def test_inner_channels_and_groups_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match=r"^ResNetCIFAR: inner must be left out with a cardinality, got 4$"):
+        ResNetCIFAR((1, 1, 1), cardinality=4, inner=[8, 8, 8])
+
+
 def test_all_convolutions_and_the_head_start_kaiming_normal() -> None:
     torch.manual_seed(0)
     model = ResNetCIFAR((2, 2, 2))

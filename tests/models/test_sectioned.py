@@ -199,3 +199,13 @@ def test_the_parts_compile_into_one_graph() -> None:
     x = torch.randn(5, 6)
     compiled = torch.compile(model.observe, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x)[1], model(x))
+
+
+def test_becoming_another_keeps_the_object_and_takes_all_the_rest() -> None:
+    first, second = create("resnet8", channels=1), create("resnet14", channels=1)
+    x = torch.randn(2, 1, 8, 8)
+    expected = second(x)
+    first.become(second)
+    assert torch.equal(first(x), expected) and torch.equal(first.observe(x)[1], expected)
+    assert first.spec == second.spec
+    assert all(a is b for a, b in zip(first.parameters(), second.parameters(), strict=True))

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from litfast import lfc
 from litfast.data import ResidentLoader, load
 from litfast.models import SectionedModel, create, load_weights
 
@@ -46,6 +47,16 @@ def test_safetensors_load_bit_for_bit(tmp_path: Path) -> None:
     model = create("resnet8")
     load_weights(model, str(tmp_path / "weights.safetensors"))
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_an_lfc_file_loads_bit_for_bit_and_a_damaged_one_not_at_all(tmp_path: Path) -> None:
+    state, path = moved(create("resnet8")), tmp_path / "weights.lfc"
+    lfc.save(path, state)
+    model = create("resnet8")
+    load_weights(model, path)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    path.write_bytes(path.read_bytes()[:5000])
+    refused(model, path, "^lfc: .* must be a whole .lfc file .* got 5000 bytes with crc32 ")
 
 
 def test_files_without_batch_counters_load(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sets of images and of texts by name: `load("cifar10", root)`."""
+"""Sets of images, of texts and of words by name: `load("cifar10", root)`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from litfast.data.sets.image_set import ImageSet as ImageSet
 from litfast.data.sets.image_set import hold_out as hold_out
 from litfast.data.sets.own import is_own, own
 from litfast.data.sets.synthetic import synthetic
+from litfast.data.sets.text import text
+from litfast.data.sets.text_set import Corpus as Corpus
 from litfast.data.sets.text_set import TextSet as TextSet
 from litfast.data.sets.webdataset import webdataset
 from litfast.registry import Registry, unknown
 
-DATASETS: Registry[Callable[..., ImageSet | TextSet]] = Registry("data set")
+DATASETS: Registry[Callable[..., ImageSet | TextSet | Corpus]] = Registry("data set")
 DATASETS.update(
     digits=digits,
     cifar10=cifar10,
@@ -34,11 +36,13 @@ DATASETS.update(
     celeba=celeba,
     amazon_polarity=amazon_polarity,
     amazon_full=amazon_full,
+    text=text,
+    war_and_peace=text,
     synthetic=synthetic,
 )
 
 
-def load(name: str, root: str | Path | None = None, **options: Any) -> ImageSet | TextSet:
+def load(name: str, root: str | Path | None = None, **options: Any) -> ImageSet | TextSet | Corpus:
     """A set by name.
 
     Args:

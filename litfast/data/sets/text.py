@@ -1,4 +1,4 @@
-"""Plain-text corpora for language models: word ids, vocabulary and frequencies from training data only."""
+"""Plain-text corpora for language models: word ids, vocabulary and counts from training data only."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from litfast.data.sets._source import find, not_utf8, pieces
 from litfast.data.sets.text_set import Corpus
 
 EOS, UNKNOWN = "<eos>", "<unk>"
+SPLITS = ("train", "valid", "test")
+LAYOUTS = ("{}.txt", "ptb.{}.txt", "wiki.{}.tokens")  # plain, Penn Treebank, WikiText
 _PIECE = 1 << 22  # bytes that are split at once
 
 
@@ -24,10 +26,13 @@ def text(
     root: str | Path,
     *,
     min_count: int = 1,
-    max_size: int | None = None,
+    vocabulary: int | None = None,
+    length: int = 35,
     cache: str | Path | None = None,
 ) -> Corpus:
     """A corpus from `train.txt`, `valid.txt` and `test.txt`, or `.gz` of them, in UTF-8.
+
+    The names of the Penn Treebank (`ptb.train.txt`) and of WikiText (`wiki.train.tokens`) do as well.
 
     Words are what white space separates, as they are; every line ends in <eos>, an empty one too. Words of
     valid and test that the vocabulary lacks are <unk>. The word ids lie in the cache folder; a changed
@@ -36,35 +41,49 @@ def text(
     Args:
         root: the folder.
         min_count: a rarer word of the training split is <unk>.
-        max_size: words of the vocabulary at most, <eos> and <unk> among them; the most frequent ones stay.
+        vocabulary: words at most, <eos> and <unk> among them; the most frequent ones stay.
+        length: words of a window, T, which is a sample: back-propagation is truncated there.
         cache: the cache folder; None takes the user's ($XDG_CACHE_HOME/litfast).
 
     Raises:
-        ValueError: a file that is missing, empty, cut short or not UTF-8 (with the line), a min_count below
-            1, a max_size below 2.
+        ValueError: a file that is missing, empty, cut short or not UTF-8 (with the line), a min_count or
+            length below 1, a vocabulary below 2.
     """
-    if min_count < 1:
-        raise ValueError(f"text: min_count must be at least 1, got {min_count}")
-    if max_size is not None and max_size < 2:
-        raise ValueError(f"text: max_size must be at least 2, <eos> and <unk>, got {max_size}")
-    splits = {split: _words(Path(root), split, cache) for split in ("train", "valid", "test")}
+    for what, number in (("min_count", min_count), ("length", length)):
+        if number < 1:
+            raise ValueError(f"text: {what} must be at least 1, got {number}")
+    if vocabulary is not None and vocabulary < 2:
+        raise ValueError(f"text: vocabulary must be at least 2, <eos> and <unk>, got {vocabulary}")
+    files = _files(Path(root))
+    splits = {split: _words(files[split], cache) for split in SPLITS}
     types, counts = splits["train"][1:]
-    kept = _kept(types, counts, min_count, max_size)
+    kept = _kept(types, counts, min_count, vocabulary)
     counted = Counter({types[i]: int(counts[i]) for i in kept})
     counted[UNKNOWN] = int(counts.sum()) - counted.total()
-    vocabulary = sorted(counted.items(), key=_by_frequency)
-    ids = {word: i for i, (word, _) in enumerate(vocabulary)}
-    train, val, test = (_renumbered(*splits[split][:2], ids) for split in ("train", "valid", "test"))
+    ranked = sorted(counted.items(), key=_by_frequency)
+    ids = {word: i for i, (word, _) in enumerate(ranked)}
+    train, val, test = (_renumbered(*splits[split][:2], ids) for split in SPLITS)
     return Corpus(
-        name="text",
+        name=Path(root).resolve().name,
         train=train,
         val=val,
         test=test,
         words=tuple(ids),
-        frequencies=torch.tensor([count for _, count in vocabulary]),
+        counts=torch.tensor([count for _, count in ranked]),
+        length=length,
         eos=ids[EOS],
         unknown=ids[UNKNOWN],
     )
+
+
+def _files(root: Path) -> dict[str, Path]:
+    """The splits' files in the first layout of which one is there."""
+    for layout in LAYOUTS:
+        names = {split: layout.format(split) for split in SPLITS}
+        if any((root / f"{name}{end}").is_file() for name in names.values() for end in ("", ".gz")):
+            return {split: find("text", root, name) for split, name in names.items()}
+    listed = ", ".join(layout.format("train") for layout in LAYOUTS)
+    raise ValueError(f"text: {root} must hold one of {listed} (or .gz of it) with valid and test, got none")
 
 
 def _by_frequency(item: tuple[str, int]) -> tuple[int, str]:
@@ -72,11 +91,11 @@ def _by_frequency(item: tuple[str, int]) -> tuple[int, str]:
     return -count, word
 
 
-def _kept(types: list[str], counts: np.ndarray, min_count: int, max_size: int | None) -> list[int]:
+def _kept(types: list[str], counts: np.ndarray, min_count: int, vocabulary: int | None) -> list[int]:
     """The vocabulary's words, without <unk>; types come by falling frequency, ties by word."""
     eos = types.index(EOS)
     frequent = [i for i, word in enumerate(types) if counts[i] >= min_count and word not in (EOS, UNKNOWN)]
-    return [eos, *frequent[: None if max_size is None else max_size - 2]]
+    return [eos, *frequent[: None if vocabulary is None else vocabulary - 2]]
 
 
 def _renumbered(old: Tensor, types: list[str], ids: Mapping[str, int]) -> Tensor:
@@ -84,9 +103,8 @@ def _renumbered(old: Tensor, types: list[str], ids: Mapping[str, int]) -> Tensor
     return new[old]
 
 
-def _words(root: Path, split: str, cache: str | Path | None) -> tuple[Tensor, list[str], np.ndarray]:
+def _words(file: Path, cache: str | Path | None) -> tuple[Tensor, list[str], np.ndarray]:
     """A split's words by number: ([N] int32, the words, their counts), by falling frequency, ties by word."""
-    file = find("text", root, f"{split}.txt")
     found = cached("text", file, partial(_build, file), where=cache)
     types = bytes(found.arrays["types"].numpy()).decode().split("\n")
     return found.arrays["ids"], types, found.arrays["counts"].numpy()

@@ -67,6 +67,7 @@ class Corpus:
     val: Tensor
     test: Tensor
     words: tuple[str, ...]  # V words, <eos> and <unk> among them
-    frequencies: Tensor  # [V] int64, counts in train, falling
+    counts: Tensor  # [V] int64, of the words in train, falling
+    length: int  # words of a window, T
     eos: int  # ends every line
     unknown: int  # stands for every word outside the vocabulary

@@ -10,8 +10,9 @@ import os
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from .. import _augment
+from .. import _augment, _low_rank
 from .._augment import Augment
 from .._checks import is_transformed
 from .._dispatch import Backend, Call, only_reference, students_of, teachers_of
@@ -34,6 +35,25 @@ def _run_augment(call: Augment) -> None:
     from .augment import augment_into
 
     augment_into(call)
+
+
+def _look_up(call: _low_rank.Call) -> Tensor:
+    from .low_rank import look_up
+
+    return look_up(call)
+
+
+def _score(call: _low_rank.Call) -> Tensor:
+    from .low_rank import score
+
+    return score(call)
+
+
+def _why_not_low_rank(call: _low_rank.Call) -> str | None:
+    """Why the kernels cannot serve `call`."""
+    if call.factors[0].dtype == torch.float64:
+        return "torch.float64 tensors (the kernels compute in float32)"
+    return _why_not_on(call.x.device) or _low_rank.only_reference(call)
 
 
 def _why_not_augment(call: Augment) -> str | None:
@@ -65,9 +85,11 @@ def _why_not_on(device: torch.device) -> str | None:
 _MISSING = None if importlib.util.find_spec("triton") else "triton is not installed; pip install triton"
 _OP = define("triton_loss")
 _AUGMENT_OP = _augment.define("triton_augment")
+_LOW_RANK_OPS = _low_rank.define("triton_")
 for _device in ("CPU", "CUDA"):
     implement("triton_loss", _device, _run)
     _augment.implement("triton_augment", _device, _run_augment)
+    _low_rank.implement("triton_", _device, _look_up, _score)
 TRITON = Backend(
     name="triton",
     missing=lambda: _MISSING,
@@ -82,4 +104,14 @@ TRITON_AUGMENT = Backend(
     why_not=_why_not_augment,
     op=_AUGMENT_OP,
     automatic_on=("cuda",),
+)
+TRITON_LOW_RANK = tuple(
+    Backend(
+        name="triton",
+        missing=lambda: _MISSING,
+        why_not=_why_not_low_rank,
+        op=op,
+        automatic_on=("cuda",),
+    )
+    for op in _LOW_RANK_OPS
 )

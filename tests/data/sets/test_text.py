@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from litfast.data.sets import text as module
+from litfast.data.sets import load
 from litfast.data.sets.text import text
 from litfast.data.sets.text_set import Corpus
 
+module = import_module("litfast.data.sets.text")  # the package has the function under this name
 TRAIN = "b a b\n\nc a b d\n"
 
 
@@ -35,9 +37,9 @@ def spelt(corpus: Corpus, ids: torch.Tensor) -> str:
 def test_words_are_numbered_by_falling_frequency_and_ties_by_word(tmp_path: Path) -> None:
     corpus = text(write(tmp_path))
     assert corpus.words == ("<eos>", "b", "a", "c", "d", "<unk>")
-    assert corpus.frequencies.tolist() == [3, 3, 2, 1, 1, 0]
+    assert corpus.counts.tolist() == [3, 3, 2, 1, 1, 0]
     assert (corpus.eos, corpus.unknown) == (0, 5)
-    assert corpus.train.dtype == torch.int32 and corpus.frequencies.dtype == torch.int64
+    assert corpus.train.dtype == torch.int32 and corpus.counts.dtype == torch.int64
 
 
 def test_every_line_ends_in_eos_an_empty_one_and_an_unfinished_one_too(tmp_path: Path) -> None:
@@ -51,13 +53,13 @@ def test_the_vocabulary_knows_the_training_split_only(tmp_path: Path) -> None:
     assert "e" not in corpus.words
     assert spelt(corpus, corpus.val) == "<unk> <unk> <unk> <unk> <unk> a <eos>"
     other = text(write(tmp_path, valid="z\n", test="b\n"))
-    assert other.words == corpus.words and torch.equal(other.frequencies, corpus.frequencies)
+    assert other.words == corpus.words and torch.equal(other.counts, corpus.counts)
 
 
 def test_rare_words_become_unknown_and_are_counted_as_such(tmp_path: Path) -> None:
     corpus = text(write(tmp_path), min_count=2)
     assert corpus.words == ("<eos>", "b", "<unk>", "a")
-    assert corpus.frequencies.tolist() == [3, 3, 2, 2]
+    assert corpus.counts.tolist() == [3, 3, 2, 2]
     assert spelt(corpus, corpus.train) == "b a b <eos> <eos> <unk> a b <unk> <eos>"
 
 
@@ -66,14 +68,14 @@ def test_rare_words_become_unknown_and_are_counted_as_such(tmp_path: Path) -> No
     [(2, "<unk> <eos>"), (3, "<unk> <eos> b"), (5, "<eos> b a <unk> c"), (9, "<eos> b a c d <unk>")],
 )
 def test_the_vocabulary_keeps_the_most_frequent_words(tmp_path: Path, size: int, words: str) -> None:
-    corpus = text(write(tmp_path), max_size=size)
+    corpus = text(write(tmp_path), vocabulary=size)
     assert " ".join(corpus.words) == words
-    assert corpus.frequencies.sum() == len(corpus.train)
+    assert corpus.counts.sum() == len(corpus.train)
 
 
 def test_the_marks_in_the_text_are_the_marks(tmp_path: Path) -> None:
     corpus = text(write(tmp_path, train="<unk> a <unk>\na <eos>\n"))
-    assert corpus.words == ("<eos>", "<unk>", "a") and corpus.frequencies.tolist() == [3, 2, 2]
+    assert corpus.words == ("<eos>", "<unk>", "a") and corpus.counts.tolist() == [3, 2, 2]
 
 
 def test_gzip_is_read_like_plain_text(tmp_path: Path) -> None:
@@ -118,15 +120,17 @@ def test_any_text_comes_back_word_by_word(
         {**Counter(expected), "<unk>": expected.count("<unk>")}.items(), key=lambda x: (-x[1], x[0])
     )
     assert corpus.words == tuple(word for word, _ in ranked)
-    assert corpus.frequencies.tolist() == [count for _, count in ranked]
+    assert corpus.counts.tolist() == [count for _, count in ranked]
 
 
 def test_bad_input_gets_one_line(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(ValueError, match="text: min_count must be at least 1, got 0"):
         text(tmp_path, min_count=0)
-    with pytest.raises(ValueError, match="text: max_size must be at least 2, <eos> and <unk>, got 1"):
-        text(tmp_path, max_size=1)
+    with pytest.raises(ValueError, match="text: length must be at least 1, got 0"):
+        text(tmp_path, length=0)
+    with pytest.raises(ValueError, match="text: vocabulary must be at least 2, <eos> and <unk>, got 1"):
+        text(tmp_path, vocabulary=1)
     (tmp_path / "train.txt").write_bytes(b"a\nb\xff\n")
     with pytest.raises(ValueError, match=r"train\.txt line 2 must be UTF-8, got b'\\xff\\n'"):
         text(tmp_path)
@@ -136,6 +140,25 @@ def test_bad_input_gets_one_line(tmp_path: Path) -> None:
     (tmp_path / "train.txt").unlink()
     with pytest.raises(ValueError, match=r"must hold train\.txt or train\.txt\.gz, got neither"):
         text(tmp_path)
+    with pytest.raises(ValueError, match=r"text: nowhere must hold one of train\.txt, ptb\.train\.txt"):
+        text("nowhere")
+
+
+@pytest.mark.parametrize("layout", ["ptb.{}.txt", "wiki.{}.tokens", "wiki.{}.tokens.gz"])
+def test_the_penn_treebank_and_wikitext_are_read_by_their_own_names(tmp_path: Path, layout: str) -> None:
+    plain = text(write(tmp_path))
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for split in ("train", "valid", "test"):
+        content = (tmp_path / f"{split}.txt").read_bytes()
+        packed = gzip.compress(content) if layout.endswith(".gz") else content
+        (folder / layout.format(split)).write_bytes(packed)
+    corpus = load("text", folder, length=7)
+    assert isinstance(corpus, Corpus) and (corpus.name, corpus.length) == ("corpus", 7)
+    assert corpus.words == plain.words and torch.equal(corpus.test, plain.test)
+    (folder / layout.format("valid")).unlink()
+    with pytest.raises(ValueError, match=r"corpus must hold \S*valid\S* or \S*valid\S*\.gz, got neither"):
+        text(folder)
 
 
 @pytest.mark.shared_data
@@ -143,6 +166,6 @@ def test_war_and_peace_has_the_stated_counts(shared_data: Path, tmp_path: Path) 
     corpus = text(shared_data / "war_and_peace", cache=tmp_path)
     words = [int((split != corpus.eos).sum()) for split in (corpus.train, corpus.val, corpus.test)]
     assert words == [394_538, 84_831, 86_939]
-    assert corpus.frequencies.sum() == len(corpus.train)
-    assert torch.equal(corpus.train.long().bincount(minlength=len(corpus.words)), corpus.frequencies)
+    assert corpus.counts.sum() == len(corpus.train)
+    assert torch.equal(corpus.train.long().bincount(minlength=len(corpus.words)), corpus.counts)
     assert corpus.words[:5] == ("<eos>", "the", "and", "to", "of")
