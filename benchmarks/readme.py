@@ -19,6 +19,29 @@ ROWS = {
     "lit_teacher_blocks": "**LIT, independent sections, from the teacher's blocks**",
     "lit_teacher_blocks_fp32": "the same in fp32",
 }
+FAMILIES = {  # the student and its data: training -> record
+    "VDCNN-9 from VDCNN-17, 4,000 Amazon polarity reviews of 256 characters": {
+        "scratch": "amazon_polarity_4000_vdcnn9_scratch",
+        "KD": "amazon_polarity_4000_vdcnn9_kd",
+        "LIT": "amazon_polarity_4000_vdcnn9_lit",
+    },
+    "the same from all 21,000 reviews that the teacher saw": {
+        "scratch": "amazon_polarity_21000_vdcnn9_scratch",
+        "LIT": "amazon_polarity_21000_vdcnn9_lit",
+    },
+    "ResNeXt-20 from ResNeXt-32 (width 16), 4,000 CIFAR-10 images": {
+        "LIT": "cifar10_4000_resnext20_lit",
+    },
+    "ResNet-20 from ResNet-20, 4,000 CIFAR-10 images": {
+        "BAN": "cifar10_4000_resnet20_ban",
+        "LIT": "cifar10_4000_resnet20_lit",
+    },
+    "StarGAN of 1 block from 4, 10,000 images of CIFAR-10 JPEG-q75: FID": {
+        "scratch": "cifar10_jpeg_stargan1_scratch",
+        "LIT": "cifar10_jpeg_stargan1_lit",
+    },
+}
+TRAININGS = ("scratch", "KD", "BAN", "LIT")
 LOADERS = ("pil", "batched crop", "torch", "dali", "resident")
 STEP = ("plain", "plain compile", "fused ops", "+ folded teacher", "+ work elimination")
 
@@ -36,6 +59,26 @@ def results() -> str:
         f"LIT from the teacher's blocks, in bf16, takes {minutes:.1f} minutes on {best['threads']} CPU cores."
     )
     return "\n".join([*lines, "", took])
+
+
+def families() -> str:
+    """One row a student, one column a training, from its record; the teacher's figure as LIT's run has it."""
+    lines = [f"| student | teacher | {' | '.join(TRAININGS)} |", "|---" * (len(TRAININGS) + 2) + "|"]
+    for student, names in FAMILIES.items():
+        runs = {way: record.read(RESULTS / f"{name}.json")["results"] for way, name in names.items()}
+        cells = [score(runs.get(way), "student") for way in TRAININGS]
+        lines.append(f"| {student} | {score(runs['LIT'], 'teacher')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def score(results: Mapping[str, Any] | None, model: str) -> str:
+    """The test accuracy of a record's first run, or the FID of a generator."""
+    if results is None:
+        return "-"
+    run = results["runs"][0]
+    if "fid" in results:
+        return f"{run['scores'][model]['fid']:.2f}"
+    return f"{run['test_accuracy'][model]:.2f} %"
 
 
 def grouped(document: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
@@ -115,14 +158,17 @@ def gain(row: Mapping[str, Any] | None) -> str:
     return "tie" if row["tie"] else f"{row['speedup']:.1f}x"
 
 
+TABLES = {"results": results, "families": families, "ops": ops, "step": steps, "data": data}
+
+
 def main() -> None:
     path = ROOT / "README.md"
     text = fresh = path.read_text()
-    for name, table in (("results", results()), ("ops", ops()), ("step", steps()), ("data", data())):
+    for name, table in TABLES.items():
         begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
         head, rest = fresh.split(begin)
         _, tail = rest.split(end)
-        fresh = f"{head}{begin}{table}{end}{tail}"
+        fresh = f"{head}{begin}{table()}{end}{tail}"
     if "--check" in sys.argv[1:]:
         sys.exit(0 if fresh == text else "README.md: its tables must match the records, got others")
     path.write_text(fresh)
