@@ -30,6 +30,7 @@ FAMILIES = {  # the student and its data: training -> record
         "LIT": "amazon_polarity_21000_vdcnn9_lit",
     },
     "ResNeXt-20 from ResNeXt-32 (width 16), 4,000 CIFAR-10 images": {
+        "scratch": "cifar10_4000_resnext20_scratch",
         "LIT": "cifar10_4000_resnext20_lit",
     },
     "ResNet-20 from ResNet-20, 4,000 CIFAR-10 images": {
