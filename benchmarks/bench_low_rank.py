@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_low_rank(request: pytest.FixtureRequest, op: str, rows: int) -> None:
     hidden = torch.randn(rows, WIDTH, device=DEVICE)
     bias = torch.randn(WORDS, device=DEVICE)
     if op == "softmax":
-        args = (hidden, factors, bases, place, bias)
+        args: tuple[Any, ...] = (hidden, factors, bases, place, bias)
         runs: dict[str, Run] = {
             "dense": lambda: F.linear(hidden, dense, bias),
             "svd": lambda: F.linear(F.linear(hidden, basis), factor, bias),
