@@ -1,4 +1,4 @@
-"""What goes into a file: a copy of the model that computes and does nothing else, as a `torch.export` program."""
+"""What goes into a file: a copy of the model that computes and does nothing else, traced."""
 
 from __future__ import annotations
 
@@ -29,13 +29,21 @@ def inner(model: nn.Module) -> nn.Module:
     return model.model if isinstance(model, SectionedModel) else model
 
 
-def program(model: nn.Module, input: Input, *, batch: int) -> torch.export.ExportedProgram:
-    """`plain(model)` traced on `batch` random samples (at least 2); the program takes any number of them."""
+def traced(model: nn.Module, input: Input, *, batch: int) -> torch.export.ExportedProgram:
+    """`plain(model)` as torch.export sees it on `batch` random samples; it takes any number of them.
+
+    Raises:
+        ValueError: a batch below 2, or a model that torch.export cannot trace.
+    """
     if batch < 2:  # torch.export makes a constant of a size of 1
         raise ValueError(f"export: batch must be at least 2, got {batch}")
     sizes = ({0: torch.export.Dim("batch")},)
-    with torch.no_grad(), _quiet():
-        made = torch.export.export(plain(model), (input.example(batch),), dynamic_shapes=sizes)
+    try:
+        with torch.no_grad(), _quiet():
+            made = torch.export.export(plain(model), (input.example(batch),), dynamic_shapes=sizes)
+    except Exception as error:  # tracing runs the user's forward: anything may be raised
+        said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        raise ValueError(f"export: model must be one that torch.export can trace, got {said}") from error
     for module in made.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # this machine's paths

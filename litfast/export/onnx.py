@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litfast.export._plain import program
+from litfast.export._file import ABOUT, write
+from litfast.export._plain import traced
 from litfast.models import Input
-
-ABOUT = "model.json"  # the key of a file's own description
 
 
 def save(
@@ -30,7 +28,7 @@ def save(
 ) -> None:
     """Write a model as one ONNX file that takes any number of samples.
 
-    The graph is what the model computes in eval mode and fp32; a language model's state is zero at every call.
+    The graph is what the model computes in eval mode and fp32. A language model begins anew at every call.
 
     Args:
         path: replaced if it is there; the file appears whole or not at all.
@@ -43,15 +41,12 @@ def save(
         ValueError: the packages are not installed, or a model that torch.export cannot trace.
     """
     _need("onnx", "onnxscript")
-    traced = program(model, input, batch=batch)
+    program = traced(model, input, batch=batch)
     with _quiet():
-        made = torch.onnx.export(traced, dynamo=True, verbose=False)
+        made = torch.onnx.export(program, dynamo=True, verbose=False)
     assert made is not None
     made.model.metadata_props[ABOUT] = json.dumps(dict(about or {}))
-    path = Path(path)
-    aside = path.with_name(f"{path.name}.part")
-    aside.write_bytes(made.model_proto.SerializeToString())
-    os.replace(aside, path)
+    write(path, made.model_proto.SerializeToString())
 
 
 def runner(path: str | Path, *, threads: int) -> Callable[[Tensor], Tensor]:
@@ -59,7 +54,7 @@ def runner(path: str | Path, *, threads: int) -> Callable[[Tensor], Tensor]:
 
     Args:
         path: what `save` wrote.
-        threads: of an operator; operators run one after the other, and idle threads do not spin between calls.
+        threads: of an operator; operators run one after the other. Threads do not spin between calls.
 
     Raises:
         ValueError: ONNX Runtime is not installed, or the file is none of its.
