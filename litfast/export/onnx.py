@@ -38,12 +38,17 @@ def save(
         about: plain values that the file keeps as JSON in its metadata, under "model.json".
 
     Raises:
-        ValueError: the packages are not installed, or a model that torch.export cannot trace.
+        ValueError: the packages are not installed, a model that torch.export cannot trace, or an operator
+            that ONNX lacks.
     """
     _need("onnx", "onnxscript")
     program = traced(model, input, batch=batch)
-    with _quiet():
-        made = torch.onnx.export(program, dynamo=True, verbose=False)
+    try:
+        with _quiet():
+            made = torch.onnx.export(program, dynamo=True, verbose=False, custom_translation_table=_missing())
+    except torch.onnx.errors.OnnxExporterError as error:
+        said = str(error.__cause__ or error).splitlines()[0]
+        raise ValueError(f"onnx: model must consist of operators that ONNX has, got: {said}") from error
     assert made is not None
     made.model.metadata_props[ABOUT] = json.dumps(dict(about or {}))
     write(path, made.model_proto.SerializeToString())
@@ -76,6 +81,13 @@ def runner(path: str | Path, *, threads: int) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(session.run(None, {name: x.numpy()})[0])
 
     return run
+
+
+def _missing() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """What torch's exporter lacks: ONNX's TopK, by which it sorts, takes the first of equal values anyway."""
+    from onnxscript.function_libs.torch_lib.ops.core import aten_sort
+
+    return {torch.ops.aten.sort.stable: aten_sort}
 
 
 def _need(*packages: str) -> None:

@@ -13,7 +13,7 @@ from litfast.models import Input, SectionedModel, create
 GROUPS = {"embedding": [[10, 8], [20, 2]], "softmax": [[12, 8], [18, 3]]}
 FAMILIES: dict[str, tuple[dict[str, Any], Input]] = {
     "resnet": (dict(name="resnet8", width=4), Input((3, 8, 8))),
-    "vdcnn": (dict(name="vdcnn9", classes=2), Input((57,), alphabet=69)),
+    "vdcnn": (dict(name="vdcnn9", classes=2), Input((128,), alphabet=69)),
     "stargan": (dict(name="stargan1", classes=3, width=4), Input((6, 8, 8))),
     "words": (dict(name="lstm_lm", classes=30, width=8, tied=True, dropout=0.5), Input((6,), alphabet=30)),
     "low rank": (
@@ -28,7 +28,10 @@ def family(request: pytest.FixtureRequest) -> tuple[SectionedModel, Input]:
     """A model in train mode and what it reads; `request.param` is its name."""
     spec, input = FAMILIES[request.param]
     torch.manual_seed(0)
-    return create(**spec), input
+    model = create(**spec)
+    if request.param == "vdcnn":  # k-max pooling must choose among many zeros, as in a trained one
+        nn.init.constant_(model.get_parameter("model.section4.0.bn2.bias"), -1.0)
+    return model, input
 
 
 class Foreign(nn.Module):

@@ -55,6 +55,20 @@ def test_a_missing_package_is_refused_with_the_way_to_get_it(
     assert not list(tmp_path.iterdir())
 
 
+class Eigen(nn.Module):
+    """torch.export traces it, and ONNX has no such operator."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvalsh(x)
+
+
+def test_an_operator_that_onnx_lacks_is_refused_in_one_line(tmp_path: Path) -> None:
+    rule = "onnx: model must consist of operators that ONNX has, got: "
+    with pytest.raises(ValueError, match=rule) as said:
+        onnx.save(tmp_path / "x.onnx", Eigen(), Input((3, 3)))
+    assert "\n" not in str(said.value) and "eigh" in str(said.value)
+
+
 def test_the_runner_refuses_what_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match=r"onnx: .*x\.onnx must be a model that ONNX Runtime loads, got: "):
