@@ -31,14 +31,19 @@ class ConvBlock(nn.Module):
 
 
 class KMaxPool(nn.Module):
-    """The k largest values of each channel, in the order in which they stand in the text."""
+    """The k largest values of each channel, in the order in which they stand in the text.
+
+    Of equal values, such as the zeros of a ReLU, it keeps the first, so that every device and ONNX agree.
+    """
 
     def __init__(self, k: int) -> None:
         super().__init__()
         self.k = k
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, L] -> [B, C, k]
-        places = x.topk(self.k, dim=2).indices.sort(dim=2).values
+        # topk would leave open which of equal values it takes
+        largest = x.sort(dim=2, descending=True, stable=True).indices[..., : self.k]
+        places = largest.sort(dim=2).values
         return x.gather(2, places)
 
 

@@ -79,6 +79,16 @@ def test_the_forward_pass_is_the_papers(nine: SectionedModel) -> None:
     torch.testing.assert_close(nine(ids), x @ w["fc3.weight"].T + w["fc3.bias"], rtol=1e-4, atol=1e-5)
 
 
+def test_of_equal_values_k_max_pooling_keeps_the_first() -> None:
+    x = torch.zeros(1, 2, 40)
+    x[0, 0, 30], x[0, 1, 1] = 5, 5
+    x.requires_grad_()
+    out = KMaxPool(3)(x)
+    assert out.tolist() == [[[0, 0, 5], [0, 5, 0]]]
+    out.sum().backward()
+    assert x.grad is not None and x.grad.nonzero()[:, 2].tolist() == [0, 1, 30, 0, 1, 2]
+
+
 def test_k_max_pooling_keeps_the_order_of_the_text() -> None:
     x = torch.tensor([[[1.0, 5, 2, 4, 3], [5, 4, 3, 2, 1]]], requires_grad=True)
     out = KMaxPool(3)(x)
