@@ -57,7 +57,8 @@ def take_turns(ready: lane.Lane) -> tuple[list[float], list[float]]:
         globals={"runner": ready.runner, "samples": ready.samples},
         num_threads=torch.get_num_threads(),
     )
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for _ in range(TURNS):
         ours.append(1000 * percentile(lane.block(ready), 50))
         theirs.append(1000 * timer.blocked_autorange(min_run_time=SECONDS).median)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Barrier
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -94,11 +95,12 @@ def _summed(slices: Sequence[_Slice], clients: int, batch: int) -> Load:
     took = [1000 * seconds for part in slices for seconds in part.took]
     rates = tuple(part.rate for part in slices)
     rate = percentile(rates, 50)
+    times: dict[str, Any] = {f"p{q}_ms": percentile(took, q) for q in (50, 90, 95, 99)}
     return Load(
         clients=clients,
         requests=len(took),
         requests_per_s=rate,
         samples_per_s=rate * batch,
-        **{f"p{q}_ms": percentile(took, q) for q in (50, 90, 95, 99)},
         rates=rates,
+        **times,
     )

@@ -137,8 +137,9 @@ def _size(name: str, model: nn.Module, input: Input) -> dict[str, Any]:
 
 def _energy(device: torch.device) -> dict[str, str | None]:
     found = energy.find(device)
-    missing = isinstance(found, str)
-    return {"source": None if missing else found.source, "reason": found if missing else None}
+    if isinstance(found, str):
+        return {"source": None, "reason": found}
+    return {"source": found.source, "reason": None}
 
 
 def _timms(row: Row, size: Mapping[str, Any], input: Input) -> dict[str, Any]:
