@@ -18,14 +18,14 @@ Document = Mapping[str, Any]
 # the teacher muted, the student warm
 COLOURS = ("#5b6b7f", "#d1603d", "#2a8a8a", "#b08900", "#7a5aa6", "#3f6fb5", "#a8437e", "#64862b", "#8a5a44",
            "#d98cb3", "#3b3b3b")  # fmt: skip
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h")
 
 
 def draw(document: Document, path: str | Path) -> None:
     """Write `compare`'s document as a picture; the ending of `path` chooses PNG, SVG or PDF.
 
-    One panel a batch size. With accuracies a point is a model in one mode and precision, and a line joins
-    teacher and student; without them a bar is a median, its whisker reaching to p90.
+    One panel a batch size. Where all accuracies are known a point is a model in one mode and precision, and a
+    line joins a teacher and its one student; else a bar is a median, its whisker reaching to p90.
 
     Raises:
         ModuleNotFoundError: matplotlib is missing; says how to get it.
@@ -35,7 +35,7 @@ def draw(document: Document, path: str | Path) -> None:
     if not timed:
         raise ValueError("picture: rows must hold at least one measured latency, got none")
     batches = list(dict.fromkeys(row["batch"] for row in timed))
-    scatter = any(model["accuracy"] is not None for model in document["models"])
+    scatter = all(model["accuracy"] is not None for model in document["models"])
     across = min(len(batches), 3)
     down = math.ceil(len(batches) / across)
     kinds = len(dict.fromkeys(_kind(row) for row in timed))
@@ -116,7 +116,8 @@ def _points(axis: Axes, rows: list[dict[str, Any]], document: Document) -> None:
     for kind in kinds:
         same = [row for row in rows if _kind(row) == kind and row["contender"] in names]
         places = [(row["p50_ms"], accuracy[row["contender"]]) for row in same]
-        axis.plot(*zip(*places, strict=True), color="#cccccc", linewidth=1, zorder=1)
+        if len(names) == 2:
+            axis.plot(*zip(*places, strict=True), color="#cccccc", linewidth=1, zorder=1)
         for row, (x, y) in zip(same, places, strict=True):
             colour = COLOURS[list(accuracy).index(row["contender"]) % len(COLOURS)]
             marker = MARKERS[kinds.index(kind) % len(MARKERS)]

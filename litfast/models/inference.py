@@ -143,6 +143,26 @@ class Inference:
         )
 
 
+def fused_model(model: nn.Module, x: Tensor, *, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """`model` as one program that computes in `dtype`, for batches like `x`; it holds its own weights.
+
+    Batch norms go into the convolutions before them in fp64, ahead of any rounding to `dtype`; on the CPU
+    convolutions are fused with what follows and prepacked for oneDNN.
+
+    Args:
+        model: fp32, in eval mode; never changed.
+        x: [B, ...], floats in `dtype` or ids.
+
+    Raises:
+        ValueError: torch.fx cannot trace the model.
+    """
+    with torch.no_grad(), torch.autocast(x.device.type, dtype, enabled=dtype == torch.bfloat16):
+        program = fused(model, x, dtype)
+    if program is None:
+        raise ValueError(f"folded: the model must be traceable by torch.fx, got {type(model).__name__}")
+    return program.to(dtype)
+
+
 class _Part(nn.Module):
     """Runs a part of the teacher, as it is or as a program: one module with one identity."""
 
