@@ -98,7 +98,7 @@ def choose(costs: Costs, most: Blocks, target_ms: float) -> Blocks:
     fitting = [b for b in product(*(range(1, count + 1) for count in most)) if costs.predict(b) <= target_ms]
     if not fitting:
         raise ValueError(
-            f"plan: target must be at least {costs.shallowest_ms:.3g} ms, the latency of one block a section, "
+            f"plan: target must be at least {costs.shallowest_ms:.3g} ms, which one block a section takes, "
             f"got {target_ms:.3g} ms"
         )
     return max(fitting, key=lambda blocks: (round(_worth(blocks, most), 9), -costs.predict(blocks)))

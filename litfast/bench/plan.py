@@ -1,4 +1,4 @@
-"""A student for a latency: its sections' blocks chosen by what a block costs here, and the proof afterwards."""
+"""A student for a latency: blocks chosen by what a block of each section costs here, and the proof."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def plan(
         ValueError: a target that is not below the teacher's latency, or below that of one block a section; a
             teacher with one block a section; a model that could not be timed.
     """
-    _check_target(target_ms, times)
+    check_target(target_ms, times)
     most = counts(teacher)
     if max(most) < 2:
         raise ValueError(f"plan: teacher must have a section of 2 blocks or more, got {list(most)}")
@@ -213,7 +213,12 @@ def _notes(expected: PlanConfig, input: Input) -> list[str]:
     return notes
 
 
-def _check_target(target_ms: float | None, times: float | None) -> None:
+def check_target(target_ms: float | None, times: float | None) -> None:
+    """Refuse both or none of the targets, and one that asks for nothing.
+
+    Raises:
+        ValueError: see above.
+    """
     if (target_ms is None) == (times is None):
         got = "none" if times is None else "both"
         raise ValueError(f"plan: either a target latency or a speed-up must be given, got {got}")
