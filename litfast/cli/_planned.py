@@ -32,6 +32,11 @@ def expected(run: Path) -> config.PlanConfig | None:
     return config.parse(RunDirectory.open(run).config()).plan
 
 
+def checks(document: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether the student could be measured: what a record of its speed-up rests on."""
+    return {"plan": document["plan"]["reason"] is None} if "plan" in document else {}
+
+
 def lines(document: Mapping[str, Any]) -> list[str]:
     """What was found, a line each; none without a plan."""
     return plan.lines(document["plan"]) if "plan" in document else []

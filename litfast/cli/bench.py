@@ -66,14 +66,14 @@ def bench(
         if len(_console.numbers("bench: --image", image or IMAGE, "x")) != 3:
             raise ValueError(f"bench: --image must be CxHxW, got {image!r}")
     if run is not None:
-        models, read, known = _of_run(run)
+        models, reads, known = _of_run(run)
     else:
-        models, read = _of_names(str(teacher), str(student), image, length)
+        models, reads = _of_names(str(teacher), str(student), image, length)
         known = {}
     place = build.device(device)
     document = compare(
         {name: model.to(place) for name, model in models.items()},
-        input=read,
+        input=reads,
         batches=batches,
         modes=mode.split(","),
         precisions=precision.split(","),
@@ -84,8 +84,8 @@ def bench(
         **known,
     )
     if run is not None:
-        document |= _planned.verify(_planned.expected(run), models, input=read, seconds=seconds)
-        document["checks"] |= {"plan": document["plan"]["reason"] is None} if "plan" in document else {}
+        document |= _planned.verify(_planned.expected(run), models, input=reads, seconds=seconds)
+        document["checks"] |= _planned.checks(document)
     folder = out or run
     if as_json:
         _console.print_json(document)
@@ -128,18 +128,18 @@ def _of_names(
     """Two models with fresh weights, and what both read."""
     shape = _console.numbers("bench: --image", image or IMAGE, "x")
     models = [create(name, channels=shape[0], size=shape[1:]) for name in (teacher, student)]
-    both = [reads(model.model, shape, length or LENGTH) for model in models]
-    if both[0] != both[1]:
-        raise ValueError(f"bench: student must read the teacher's {_said(both[0])}, got {_said(both[1])}")
-    option, given = ("--length", length) if both[0].alphabet is None else ("--image", image)
+    reads = [_input(model.model, shape, length or LENGTH) for model in models]
+    if reads[0] != reads[1]:
+        raise ValueError(f"bench: student must read the teacher's {_said(reads[0])}, got {_said(reads[1])}")
+    option, given = ("--length", length) if reads[0].alphabet is None else ("--image", image)
     if given is not None:
-        raise ValueError(f"bench: {option} must be left out with models of {_said(both[0])}, got {given}")
+        raise ValueError(f"bench: {option} must be left out with models of {_said(reads[0])}, got {given}")
     same = teacher == student
     names = (f"{teacher} (teacher)", f"{student} (student)") if same else (teacher, student)
-    return dict(zip(names, models, strict=True)), both[0]
+    return dict(zip(names, models, strict=True)), reads[0]
 
 
-def reads(model: nn.Module, image: Sequence[int], length: int) -> Input:
+def _input(model: nn.Module, image: Sequence[int], length: int) -> Input:
     """What a named model reads: ids of characters or of words, images, images with their domains' planes."""
     match model:
         case VDCNN() | LSTMLM():
@@ -149,6 +149,6 @@ def reads(model: nn.Module, image: Sequence[int], length: int) -> Input:
     return Input(tuple(image))
 
 
-def _said(read: Input) -> str:
-    kind = "images" if read.alphabet is None else "texts"
-    return f"{kind} {list(read.shape)}"
+def _said(reads: Input) -> str:
+    kind = "images" if reads.alphabet is None else "texts"
+    return f"{kind} {list(reads.shape)}"

@@ -19,7 +19,7 @@ from litfast.bench import plan as planning
 from litfast.bench import record
 from litfast.bench.stats import milliseconds
 from litfast.cli import _console
-from litfast.cli.bench import IMAGE, LENGTH, reads
+from litfast.cli.bench import IMAGE, LENGTH, _input
 from litfast.engine.rundir import RunDirectory
 from litfast.models import MODELS, create
 from litfast.models.sectioned import SectionedModel
@@ -90,16 +90,16 @@ def plan(
         shape = _console.numbers("plan: --image", image, "x")
         if len(shape) != 3:
             raise ValueError(f"plan: --image must be CxHxW, got {image!r}")
-        settings = _settings(teacher, weights, recipe, sets or [])
+        settings, said = _settings(teacher, weights, recipe, sets or [])
         _check_file(file)
     place = build.device(device)
 
     def make(blocks: Sequence[int] | None) -> SectionedModel:
-        given = dict(classes=classes, channels=shape[0], size=shape[1:], blocks=blocks)
-        return create(teacher, **given, **settings.teacher.options)  # type: ignore[union-attr]
+        sizes: dict[str, Any] = dict(classes=classes, channels=shape[0], size=shape[1:])
+        return create(teacher, blocks=blocks, **sizes, **said.options)
 
-    whole = make(settings.teacher.blocks)  # type: ignore[union-attr]
-    read = reads(whole.model, shape, length)
+    whole = make(said.blocks)
+    read = _input(whole.model, shape, length)
     _console.say("plan: what a block of each section costs", _console.err, "dim")
     found = planning.plan(
         make,
@@ -134,8 +134,10 @@ def plan(
     _console.say(f"train it: litfast train {file}")
 
 
-def _settings(teacher: str, weights: Path | None, recipe: str | None, sets: list[str]) -> config.Config:
-    """The recipe that the student is written into, with this teacher."""
+def _settings(
+    teacher: str, weights: Path | None, recipe: str | None, sets: list[str]
+) -> tuple[config.Config, config.TeacherConfig]:
+    """The recipe that the student is written into, with this teacher; and its table."""
     MODELS[teacher]  # an unknown name raises, and names the nearest
     family = re.sub(r"\d+$", "", teacher)
     if family not in FAMILIES:
@@ -157,7 +159,7 @@ def _settings(teacher: str, weights: Path | None, recipe: str | None, sets: list
         raise ValueError(
             f"plan: recipe for {teacher!r} must be of method {method!r}, got {settings.method.name!r}"
         )
-    return settings
+    return settings, settings.teacher
 
 
 def _check_file(file: Path) -> None:
