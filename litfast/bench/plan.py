@@ -19,6 +19,7 @@ from litfast.models import Input
 from litfast.models.sectioned import SectionedModel
 
 TOLERANCE = 0.10  # of the target: a student that takes this much longer still meets it
+DIGITS = 4  # of the milliseconds in a recipe, which people read
 Make = Callable[[Sequence[int]], SectionedModel]  # blocks of each section -> a model of the teacher's family
 
 
@@ -109,10 +110,10 @@ def plan(
     costs = fit(latencies)
     chosen = choose(costs, most, target)
     expected = PlanConfig(
-        target_ms=target,
+        target_ms=round(target, DIGITS),
         times=times,
-        predicted_ms=costs.predict(chosen),
-        teacher_ms=latencies[most],
+        predicted_ms=round(costs.predict(chosen), DIGITS),
+        teacher_ms=round(latencies[most], DIGITS),
         batch=batch,
         mode=mode,
         precision=precision,
@@ -208,7 +209,8 @@ def _notes(expected: PlanConfig, input: Input) -> list[str]:
     notes = []
     if input.shape != expected.shape:
         notes.append(f"made for samples {list(expected.shape)}, these are {list(input.shape)}")
-    if torch.device(expected.device).type == "cpu" and (here := chip("cpu")) != expected.machine:
+    there = torch.device(expected.device).type == "cpu" or torch.cuda.is_available()
+    if there and (here := chip(expected.device)) != expected.machine:
         notes.append(f"made on {expected.machine}, this is {here}")
     return notes
 
