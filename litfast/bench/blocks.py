@@ -12,6 +12,7 @@ from torch import nn
 
 from litfast.models.sectioned import SectionedModel
 
+ROUNDING = 1e-9  # a target that is met exactly is met
 Blocks = tuple[int, ...]  # one count a section, in the order of the forward pass
 
 
@@ -95,7 +96,8 @@ def choose(costs: Costs, most: Blocks, target_ms: float) -> Blocks:
     Raises:
         ValueError: a target below the latency of one block a section.
     """
-    fitting = [b for b in product(*(range(1, count + 1) for count in most)) if costs.predict(b) <= target_ms]
+    within = target_ms * (1 + ROUNDING)
+    fitting = [b for b in product(*(range(1, count + 1) for count in most)) if costs.predict(b) <= within]
     if not fitting:
         raise ValueError(
             f"plan: target must be at least {costs.shallowest_ms:.3g} ms, which one block a section takes, "
