@@ -284,3 +284,12 @@ def test_wrong_keys_of_every_family_are_named(key: str, value: Any, message: str
 def test_a_chain_leaves_out_what_is_of_one_student(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"student\.{key} must be left out with student\.chain, got"):
         parse({**PLAIN, "student": {"chain": [9], key: value}})
+
+
+def test_a_plan_is_kept_and_its_times_are_above_zero() -> None:
+    plan = dict(target_ms=5, predicted_ms=4.5, teacher_ms=10.0, batch=8, threads=2, times=2.0)
+    plan |= dict(device="cpu", shape=[3, 32, 32], machine="a chip")
+    ours = parse(PLAIN | {"plan": plan})
+    assert ours.plan is not None and ours.plan.shape == (3, 32, 32) and parse(config.dump(ours)) == ours
+    with pytest.raises(ValueError, match=r"^recipe: plan\.predicted_ms must be above 0, got 0\.0$"):
+        parse(PLAIN | {"plan": plan | {"predicted_ms": 0}})
