@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -286,10 +287,32 @@ def test_a_chain_leaves_out_what_is_of_one_student(key: str, value: Any) -> None
         parse({**PLAIN, "student": {"chain": [9], key: value}})
 
 
-def test_a_plan_is_kept_and_its_times_are_above_zero() -> None:
-    plan = dict(target_ms=5, predicted_ms=4.5, teacher_ms=10.0, batch=8, threads=2, times=2.0)
-    plan |= dict(device="cpu", shape=[3, 32, 32], machine="a chip")
-    ours = parse(PLAIN | {"plan": plan})
-    assert ours.plan is not None and ours.plan.shape == (3, 32, 32) and parse(config.dump(ours)) == ours
-    with pytest.raises(ValueError, match=r"^recipe: plan\.predicted_ms must be above 0, got 0\.0$"):
-        parse(PLAIN | {"plan": plan | {"predicted_ms": 0}})
+def run_of(folder: Path, **spec: Any) -> Path:
+    folder.mkdir()
+    document = {
+        "model": {"name": "resnet8", "classes": 10, "channels": 3, **spec},
+        "weights": "student.safetensors",
+    }
+    (folder / "model.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_a_run_stands_for_the_model_and_the_weights_of_its_student(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "slim", blocks=None, option="A", inner=[8, 16, 40])
+    table = changed("teacher", {"run": str(run)})
+    (tmp_path / "next.toml").write_text(tomli_w.dumps(table))
+    taught = load(str(tmp_path / "next.toml"), [f"student={{run = '{run}'}}"])
+    assert taught.teacher is not None
+    assert (taught.teacher.model, taught.teacher.blocks) == ("resnet8", None)
+    assert taught.teacher.options == taught.student.options == {"option": "A", "inner": [8, 16, 40]}
+    assert taught.teacher.weights == taught.student.weights == str(run / "student.safetensors")
+
+
+def test_a_run_stands_alone_and_is_finished(recipe: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"recipe: teacher.run must stand in place of model, got both"):
+        load(recipe, [f"teacher.run={run_of(tmp_path / 'run')}"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        ValueError, match=r"recipe: student.run must be the folder of a finished run, .*, got "
+    ):
+        load(recipe, [f"student={{run = '{tmp_path / 'empty'}'}}"])
