@@ -26,7 +26,7 @@ LEVELS = {
     "cli": 6,
     "bench": 5,
     "build": 4,
-    "methods": 3,
+    **dict.fromkeys(("methods", "export"), 3),
     **dict.fromkeys(("nn", "testing", "models", "data", "engine"), 2),
     **dict.fromkeys(("ops", "phase", "carried", "registry", "config", "lfc"), 1),
 }
@@ -45,6 +45,7 @@ ONLY_IN = {
     "litfast._C": ("ops/_library.py",),
     "tomllib": ("config/reading.py",),
     "matplotlib": ("bench/picture.py", "bench/picture_cells.py", "bench/picture_runs.py"),
+    "onnxruntime": ("export/",),
     "PIL": ("bench/grid.py", "data/contact_sheet.py", "data/decode.py"),
 }
 HEAVY = (
@@ -56,6 +57,9 @@ HEAVY = (
     "torch.utils.tensorboard",
     "matplotlib",
     "safetensors",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
     "PIL",
 )
 

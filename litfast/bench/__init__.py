@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from litfast.bench.compare import compare, quick
-from litfast.bench.latency import Row, measure
+from litfast.bench.latency import measure
+from litfast.bench.row import Row
 
 __all__ = ["Row", "compare", "measure", "quick"]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from litfast.bench import machine
-from litfast.bench.latency import Row, measure
+from litfast.bench import energy, machine
+from litfast.bench.latency import measure
+from litfast.bench.row import Row
 from litfast.bench.stats import speedup
 from litfast.models import Input, counting
 
@@ -26,6 +27,7 @@ def compare(
     seconds: float = 1.0,
     device: str | torch.device = "cpu",
     threads: int | None = None,
+    clients: Sequence[int] = (),
     accuracies: Mapping[str, float] | None = None,
     perplexities: Mapping[str, float] | None = None,
     weights_bytes: Mapping[str, int] | None = None,
@@ -35,7 +37,8 @@ def compare(
 
     Args:
         models: by the names that the document gives them; the first (the teacher) is the baseline.
-        input, batches, modes, precisions, seconds, device, threads, progress: as for `latency.measure`.
+        input, batches, modes, precisions, seconds, device, threads, clients, progress: as for
+            `latency.measure`.
         accuracies: percent, by name.
         perplexities: of language models, by name.
         weights_bytes: size of the weights file, by name; without it the bytes of parameters and buffers.
@@ -43,11 +46,15 @@ def compare(
     Returns:
         A document that JSON holds:
         input (shape and alphabet, as `models.Input`), device, threads;
+        energy: the source of joules_per_sample, or the reason why there is none, the other being null;
         models: name, depth, parameters, macs (one sample), weights_bytes, accuracy (percent or null),
         perplexity (or null);
-        rows: the fields of `latency.Row` without its single rounds;
+        rows: the fields of `row.Row` without its single rounds, and beside them what timm's benchmark.py
+        says of an inference, by its names and in its units;
         ratios: the first model over each other one, a cell each: baseline, contender, mode, precision, batch,
-        check, speedup, p10, p90, rounds, tie, reason; speedup is null where `reason` says why;
+        check, speedup, p10, p90, rounds, tie, reason; speedup is null where `reason` says why; loads: the
+        same of the requests a second under each number of clients (check, clients, speedup, p10, p90, rounds,
+        tie), where both had any;
         checks: by "mode precision batch N", whether all outputs agreed in that cell (only cells that ran);
         machine: `machine.describe()`.
 
@@ -65,20 +72,23 @@ def compare(
         seconds=seconds,
         device=device,
         threads=threads,
+        clients=clients,
         progress=progress,
     )
+    sizes = {name: _size(name, model, input) for name, model in models.items()}
     cells = [list(cell) for _, cell in groupby(rows, key=_check_name)]
     return {
         "input": {"shape": list(input.shape), "alphabet": input.alphabet},
         "device": str(device),
         "threads": threads or torch.get_num_threads(),
+        "energy": _energy(torch.device(device)),
         "models": [
-            _size(name, model, input)
+            sizes[name]
             | {"accuracy": (accuracies or {}).get(name), "perplexity": (perplexities or {}).get(name)}
             | ({"weights_bytes": weights_bytes[name]} if weights_bytes and name in weights_bytes else {})
-            for name, model in models.items()
+            for name in models
         ],
-        "rows": [row.json() for row in rows],
+        "rows": [row.json() | _timms(row, sizes[row.contender], input) for row in rows],
         "ratios": [_ratio(cell[0], row) for cell in cells for row in cell[1:]],
         "checks": {
             _check_name(cell[0]): all(row.gate for row in cell)
@@ -125,6 +135,25 @@ def _size(name: str, model: nn.Module, input: Input) -> dict[str, Any]:
     }
 
 
+def _energy(device: torch.device) -> dict[str, str | None]:
+    found = energy.find(device)
+    missing = isinstance(found, str)
+    return {"source": None if missing else found.source, "reason": found if missing else None}
+
+
+def _timms(row: Row, size: Mapping[str, Any], input: Input) -> dict[str, Any]:
+    """The row in the words of timm's benchmark.py: its step time is the mean, its counts are in millions."""
+    return {
+        "model": row.contender,
+        "infer_samples_per_sec": None if row.mean_ms is None else 1000 * row.batch / row.mean_ms,
+        "infer_step_time": row.mean_ms,
+        "infer_batch_size": row.batch,
+        "infer_img_size": input.shape[-1] if len(input.shape) == 3 else None,
+        "infer_gmacs": size["macs"] / 1e9,
+        "param_count": size["parameters"] / 1e6,
+    }
+
+
 def _ratio(baseline: Row, row: Row) -> dict[str, Any]:
     cell = {
         "baseline": baseline.contender,
@@ -136,10 +165,21 @@ def _ratio(baseline: Row, row: Row) -> dict[str, Any]:
     }
     reasons = [f"{side.contender}: {side.reason}" for side in (baseline, row) if side.reason]
     if reasons:
-        nothing = {"speedup": None, "p10": None, "p90": None, "rounds": 0, "tie": None}
+        nothing = {"speedup": None, "p10": None, "p90": None, "rounds": 0, "tie": None, "loads": []}
         return {**cell, **nothing, "reason": "; ".join(reasons)}
     found = speedup(baseline.round_ms, row.round_ms)
-    return {**cell, **asdict(found), "tie": found.tie, "reason": None}
+    return {**cell, **asdict(found), "tie": found.tie, "reason": None, "loads": _loads(baseline, row)}
+
+
+def _loads(baseline: Row, row: Row) -> list[dict[str, Any]]:
+    """How many times more requests a second, by the number of clients."""
+    ratios = []
+    for ours, theirs in zip(baseline.loads, row.loads, strict=True):
+        if ours.rates and theirs.rates:
+            found = speedup(*([1 / rate for rate in load.rates] for load in (ours, theirs)))
+            told = {"check": _check_name(row), "clients": theirs.clients}
+            ratios.append({**told, **asdict(found), "tie": found.tie})
+    return ratios
 
 
 def _check_name(row: Row) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from time import perf_counter
@@ -16,17 +17,40 @@ from litfast.bench.modes import Runner
 from litfast.engine.trial import reason
 
 BLOCK_S = 0.005  # one timing lasts at least this long: far above the clock's and the scheduler's grain
+HOST_CALLS = 5  # single calls a block whose wall time is taken on CUDA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """One contender under so many clients: its requests, or the `reason` why there are none.
+
+    A request is one batch. requests_per_s is the median over the slices whose `rates` these are, percentiles
+    are over the requests.
+    """
+
+    clients: int
+    requests: int = 0
+    requests_per_s: float | None = None
+    samples_per_s: float | None = None
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    reason: str | None = None
+    rates: tuple[float, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
 class Lane:
     """One contender in one mode, precision and batch.
 
-    `gate` is None until its outputs could be compared: whether `error` is at most `tolerance`. `rounds` holds
-    the seconds of every call, by block.
+    `gate` is None until its outputs could be compared: whether `error` is at most `tolerance`. `full` says
+    that `reason` is a lack of memory. `rounds` holds the seconds of every call, by block; on CUDA these are
+    the GPU's, and `host` has the wall time of single calls up to their result.
     """
 
     contender: str
+    mode: str
     samples: Tensor
     runner: Runner | None = None
     gate: bool | None = None
@@ -34,51 +58,69 @@ class Lane:
     tolerance: float
     peak_bytes: int | None = None
     reason: str | None = None
+    full: bool = False
     calls: int = 1
     rounds: list[list[float]] = field(default_factory=list)
+    host: list[float] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
+    joules: float | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Note why it cannot be timed; what was timed of it goes."""
+        self.rounds.clear()
+        self.loads.clear()
+        self.reason, self.full = reason(error), out_of_memory(error)
 
 
-def truth(name: str, model: nn.Module, samples: Tensor) -> Tensor | str:
-    """The eager fp32 outputs, or the line that says why there are none (no memory for this batch).
+def out_of_memory(error: Exception) -> bool:
+    """Whether it says that the batch is too large; torch's CPU allocator raises a plain RuntimeError."""
+    said = re.search("out of memory|allocate memory|not enough memory", str(error), re.IGNORECASE)
+    return isinstance(error, MemoryError) or said is not None
+
+
+def truth(name: str, model: nn.Module, samples: Tensor) -> Tensor | Exception:
+    """The eager fp32 outputs, or the error of a batch for which there is no memory.
 
     Raises:
         ValueError, TypeError: the model does not take the samples, or returns something else than one tensor.
     """
-    runner = modes.prepare(model, "eager", "fp32", samples.device)
     try:
+        runner = modes.prepare(model, "eager", "fp32", samples)
         with torch.inference_mode():
             outputs = runner(samples)
     except (RuntimeError, MemoryError) as error:
-        why = reason(error)
-        if isinstance(error, MemoryError) or "memory" in why.lower():
-            return why
-        raise ValueError(f"measure: {name} must take samples {list(samples.shape)}, got: {why}") from error
+        if out_of_memory(error):
+            return error.with_traceback(None)  # whose frames would keep the memory
+        why = f"measure: {name} must take samples {list(samples.shape)}, got: {reason(error)}"
+        raise ValueError(why) from error
     if not isinstance(outputs, Tensor):
         raise TypeError(f"measure: {name} must return one tensor, got {type(outputs).__name__}")
     return outputs
 
 
 def build(
-    name: str, model: nn.Module, samples: Tensor, expected: Tensor | str, *, mode: str, precision: str
+    name: str, model: nn.Module, samples: Tensor, expected: Tensor | Exception, *, mode: str, precision: str
 ) -> Lane:
     """Make the contender and hold it to the gate; whatever goes wrong becomes its reason.
 
     Its outputs may lie as far from the eager fp32 ones as `modes.tolerance` says. A model that is more
     sensitive may err twice what it errs eagerly in that precision, up to `modes.COARSE`.
     """
-    samples = modes.converted(samples, precision)
-    lane = Lane(contender=name, samples=samples, tolerance=modes.tolerance(precision, samples.device))
-    if isinstance(expected, str):
-        lane.reason = expected
+    samples = modes.converted(samples, mode, precision)
+    lane = Lane(
+        contender=name, mode=mode, samples=samples, tolerance=modes.tolerance(precision, samples.device)
+    )
+    if isinstance(expected, Exception):
+        lane.fail(expected)
         return lane
     try:
-        lane.runner = modes.prepare(model, mode, precision, samples.device)
+        lane.runner = modes.prepare(model, mode, precision, samples)
         with torch.inference_mode():
             lane.error = modes.deviation(lane.runner(samples), expected)
             if lane.tolerance < lane.error <= modes.COARSE:
                 lane.tolerance = max(lane.tolerance, 2 * _own_error(model, samples, expected, precision))
     except Exception as error:  # a compiler that is missing or fails raises many types: the row says which
-        lane.reason = reason(error)
+        lane.fail(error)
         return lane
     lane.gate = lane.error <= lane.tolerance
     if not lane.gate:
@@ -91,20 +133,22 @@ def build(
 
 def _own_error(model: nn.Module, samples: Tensor, expected: Tensor, precision: str) -> float:
     """What the precision alone costs: k-max pooling, for one, picks other values where some nearly tie."""
-    runner = modes.prepare(model, "eager", precision, samples.device)
+    samples = modes.converted(samples, "eager", precision)
+    runner = modes.prepare(model, "eager", precision, samples)
     return modes.deviation(runner(samples), expected)
 
 
 def calibrate(lane: Lane) -> None:
-    """Choose the calls of one block; on CUDA also note the memory of a call."""
+    """Choose the calls of one block, and note the memory of a call where torch's allocator sees it."""
     runner, samples = lane.runner, lane.samples
     assert runner is not None, "only lanes that passed the gate are timed"
-    if samples.device.type == "cuda":
+    if modes.allocates(lane.mode, samples.device):
         lane.peak_bytes = peak_bytes(lambda: runner(samples), samples.device)
     once = min(block(lane))
     if once < 10 * BLOCK_S:  # one call may have been held up: look again
         lane.calls = 5
         lane.calls = math.ceil(BLOCK_S / min(block(lane)))
+    lane.host.clear()
 
 
 def block(lane: Lane) -> list[float]:
@@ -113,6 +157,7 @@ def block(lane: Lane) -> list[float]:
     if lane.calls > 1:  # short calls find the caches swept by the contender before them
         lane.runner(lane.samples)
     if lane.samples.device.type == "cuda":
+        lane.host += [_whole_call(lane.runner, lane.samples) for _ in range(min(lane.calls, HOST_CALLS))]
         return _block_cuda(lane.runner, lane.samples, lane.calls)
     took = []
     for _ in range(lane.calls):
@@ -120,6 +165,15 @@ def block(lane: Lane) -> list[float]:
         lane.runner(lane.samples)
         took.append(perf_counter() - start)
     return took
+
+
+def _whole_call(runner: Runner, samples: Tensor) -> float:
+    """From the launch to the result, as one who waits for it sees it."""
+    torch.cuda.synchronize(samples.device)
+    start = perf_counter()
+    runner(samples)
+    torch.cuda.synchronize(samples.device)
+    return perf_counter() - start
 
 
 def _block_cuda(runner: Runner, samples: Tensor, calls: int) -> list[float]:

@@ -2,62 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from time import perf_counter
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from litfast.bench import clients as closed_loop
+from litfast.bench import energy
 from litfast.bench import modes as running
-from litfast.bench.lane import Lane, block, build, calibrate, truth
-from litfast.bench.stats import percentile, summary
+from litfast.bench.lane import Lane, block, build, calibrate, out_of_memory, truth
+from litfast.bench.row import Row, of
 from litfast.models import Input
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One contender in one mode, precision and batch size: its times, or the `reason` why there are none.
-
-    `gate` says whether its outputs agreed with its own eager fp32 outputs (None: it could not run), `error`
-    how far they lie apart (`modes.deviation`). Percentiles are over single calls; samples_per_s is that of
-    the median call; spread is (p90 - p10) / p50. `peak_memory_bytes` is what one call takes beyond what was
-    allocated before it (CUDA only). `round_ms` holds the median call of every round.
-    """
-
-    contender: str
-    mode: str
-    precision: str
-    batch: int
-    p50_ms: float | None = None
-    p90_ms: float | None = None
-    p99_ms: float | None = None
-    mean_ms: float | None = None
-    std_ms: float | None = None
-    samples_per_s: float | None = None
-    spread: float | None = None
-    calls: int = 0
-    rounds: int = 0
-    gate: bool | None = None
-    error: float | None = None
-    tolerance: float | None = None
-    peak_memory_bytes: int | None = None
-    reason: str | None = None
-    round_ms: tuple[float, ...] = ()
-
-    def json(self) -> dict[str, Any]:
-        """The row without its single rounds, in values that JSON has (an infinite error becomes null)."""
-        values = asdict(self)
-        del values["round_ms"]
-        if self.error is not None and not math.isfinite(self.error):
-            values["error"] = None
-        return values
 
 
 def measure(
@@ -70,6 +33,7 @@ def measure(
     seconds: float = 1.0,
     device: str | torch.device = "cpu",
     threads: int | None = None,
+    clients: Sequence[int] = (),
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> list[Row]:
@@ -79,13 +43,15 @@ def measure(
     machine hits all of them. One timing is as many single calls as fill 5 ms; on CUDA events time the calls.
     Before that, each contender's outputs must agree with its own eager fp32 outputs on the same samples. All
     run in eval and inference mode, images channels-last. A compiled cell drops what this process compiled
-    before.
+    before. Where one contender finds no memory for the batch, all of them get half of it, and a line says so.
 
     Args:
         contenders: models by name; each takes one tensor [B, ...] and returns one, of any shape.
         input: what all of them read; a precision is that of floats, ids stay int64.
+        modes: names of `modes.MODES`.
         seconds: time to spend on one row; at least 5 rounds are made, however slow the model.
         threads: torch's CPU threads while measuring; None leaves them as they are.
+        clients: numbers of clients; with each, a closed loop gives the throughput (`clients.loads`).
         progress: told the cell about to be measured, one line each.
 
     Returns:
@@ -97,25 +63,96 @@ def measure(
     place = torch.device(device)
     _check_contenders(contenders, input)
     _check_cells(batches, modes, precisions)
-    _check_conditions(seconds, place, threads)
-    generator = torch.Generator().manual_seed(seed)
+    _check_conditions(seconds, place, threads, clients)
+    found = energy.find(place)
+    work = _Work(
+        contenders=contenders,
+        input=input,
+        seconds=seconds,
+        device=place,
+        clients=clients,
+        meter=None if isinstance(found, str) else found,
+        seed=seed,
+        say=progress or (lambda line: None),
+    )
     rows: list[Row] = []
     with _threads(threads):
         for batch in batches:
-            samples = input.example(batch, generator=generator, device=place)
-            expected = {name: truth(name, model, samples) for name, model in contenders.items()}
+            given = work.given(batch)
             for mode, precision in product(modes, precisions):
-                if progress:
-                    progress(f"{mode} {precision} batch {batch}")
-                running.forget(mode)
-                lanes = [
-                    build(name, model, samples, expected[name], mode=mode, precision=precision)
-                    for name, model in contenders.items()
-                ]
-                _interleave([lane for lane in lanes if lane.gate], seconds)
-                rows += [_row(lane, mode, precision, batch) for lane in lanes]
-                running.forget(mode)
+                cells = {(row.batch, row.mode, row.precision) for row in rows}
+                taken = {cell[0] for cell in cells if cell[1:] == (mode, precision)} | set(batches)
+                rows += work.cell(given, mode, precision, taken)
     return rows
+
+
+Given = tuple[Tensor, dict[str, Tensor | Exception]]  # samples, and what each contender makes of them
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Work:
+    """What all cells share."""
+
+    contenders: Mapping[str, nn.Module]
+    input: Input
+    seconds: float
+    device: torch.device
+    clients: Sequence[int]
+    meter: energy.Meter | None
+    seed: int
+    say: Callable[[str], None]
+
+    def given(self, batch: int) -> Given:
+        """The samples of a batch size and the truth about them."""
+        generator = torch.Generator().manual_seed(self.seed)
+        samples = self.input.example(batch, generator=generator, device=self.device)
+        return samples, {name: truth(name, model, samples) for name, model in self.contenders.items()}
+
+    def cell(self, given: Given, mode: str, precision: str, taken: set[int]) -> list[Row]:
+        """One row a contender: of the batch as given, or of the first half of it that fits.
+
+        A half that is `taken` has or gets rows of its own; then there is only a reason here.
+        """
+        asked = batch = len(given[0])
+        while True:
+            name, half = f"{mode} {precision} batch {batch}", batch // 2
+            self.say(name)
+            running.forget(mode)
+            lanes = self._built(given, mode, precision)
+            last = not half or half in taken
+            if last or not any(lane.full for lane in lanes):
+                self._time([lane for lane in lanes if lane.gate])
+            running.forget(mode)
+            full = [lane.contender for lane in lanes if lane.full]
+            if last or not full:
+                return [of(lane, precision, asked) for lane in lanes]
+            del lanes  # and the memory that they hold
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.say(f"{name}: no memory for {', '.join(full)}; batch {half} instead")
+            batch, given = half, self.given(half)
+
+    def _built(self, given: Given, mode: str, precision: str) -> list[Lane]:
+        samples, expected = given
+        return [
+            build(name, model, samples, expected[name], mode=mode, precision=precision)
+            for name, model in self.contenders.items()
+        ]
+
+    def _time(self, lanes: Sequence[Lane]) -> None:
+        """Fill the lanes that passed the gate; where there is no memory, all of them say so."""
+        try:
+            _interleave(lanes, self.seconds)
+            closed_loop.loads(lanes, self.clients, self.seconds)
+            if self.meter is not None:
+                for lane in lanes:
+                    lane.joules = _joules(lane, self.meter, self.seconds)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            for lane in lanes:
+                lane.fail(error)
 
 
 def _interleave(lanes: Sequence[Lane], seconds: float) -> None:
@@ -133,23 +170,18 @@ def _interleave(lanes: Sequence[Lane], seconds: float) -> None:
                 lane.rounds.append(block(lane))
 
 
-def _row(lane: Lane, mode: str, precision: str, batch: int) -> Row:
-    call_ms = [1000 * seconds for timing in lane.rounds for seconds in timing]
-    return Row(
-        contender=lane.contender,
-        mode=mode,
-        precision=precision,
-        batch=batch,
-        calls=len(call_ms),
-        rounds=len(lane.rounds),
-        gate=lane.gate,
-        error=lane.error,
-        tolerance=lane.tolerance,
-        peak_memory_bytes=lane.peak_bytes,
-        reason=lane.reason,
-        round_ms=tuple(1000 * percentile(timing, 50) for timing in lane.rounds),
-        **(summary(call_ms, batch) if call_ms else {}),
-    )
+@torch.inference_mode()
+def _joules(lane: Lane, meter: energy.Meter, seconds: float) -> float:
+    """Of one sample. NVML counts some ten times a second: the calls take half a second or more."""
+    runner, samples = lane.runner, lane.samples
+    assert runner is not None, "only lanes that passed the gate are measured"
+
+    def call() -> None:
+        runner(samples)
+        if samples.device.type == "cuda":
+            torch.cuda.synchronize(samples.device)
+
+    return energy.per_call(meter, call, max(seconds, 0.5)) / len(samples)
 
 
 @contextmanager
@@ -184,11 +216,15 @@ def _check_cells(batches: Sequence[int], modes: Sequence[str], precisions: Seque
         running.PRECISIONS[precision]
 
 
-def _check_conditions(seconds: float, device: torch.device, threads: int | None) -> None:
+def _check_conditions(
+    seconds: float, device: torch.device, threads: int | None, clients: Sequence[int]
+) -> None:
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ValueError(f"measure: seconds must be positive and finite, got {seconds}")
     if threads is not None and threads < 1:
         raise ValueError(f"measure: threads must be 1 or more, got {threads}")
+    if min(clients, default=1) < 1:
+        raise ValueError(f"measure: clients must be 1 or more, got {list(clients)}")
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"measure: device must be cpu or cuda, got {device}")
     if device.type == "cuda" and not torch.cuda.is_available():

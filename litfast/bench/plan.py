@@ -100,7 +100,7 @@ def plan(
         threads=threads,
         progress=progress,
     )
-    latencies = {blocks: _time(row) for blocks, row in zip(probes(most), rows, strict=True)}
+    latencies = {blocks: _time(row, batch) for blocks, row in zip(probes(most), rows, strict=True)}
     target = latencies[most] / times if times is not None else target_ms
     assert target is not None, "one of the two was given"
     if target >= latencies[most]:
@@ -151,7 +151,7 @@ def verify(
             device=expected.device,
             threads=expected.threads,
         )
-        teacher_ms, measured_ms = _time(slow), _time(fast)
+        teacher_ms, measured_ms = _time(slow, expected.batch), _time(fast, expected.batch)
     except ValueError as error:  # another machine may have no such device, mode or memory
         nothing = dict.fromkeys(("measured_ms", "error", "teacher_ms", "speedup", "p10", "p90", "off", "met"))
         return document | nothing | {"reason": str(error)}
@@ -198,7 +198,9 @@ def _name(blocks: Blocks) -> str:
     return f"blocks {list(blocks)}"
 
 
-def _time(row: Row) -> float:
+def _time(row: Row, batch: int) -> float:
+    if row.batch != batch:  # measure takes the half where there is no memory
+        raise ValueError(f"plan: {row.contender} must find memory for batch {batch}, got it for {row.batch}")
     if row.p50_ms is None:
         raise ValueError(f"plan: {row.contender} must run to be timed, got: {row.reason}")
     return row.p50_ms

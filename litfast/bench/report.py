@@ -1,77 +1,80 @@
-"""The tables that a person reads: what `compare` measured, printed to a console."""
+"""The tables that a person reads: what `compare` measured, printed to a console or as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from litfast.bench import sheet
 from litfast.bench.metric import METRICS
+from litfast.bench.sheet import WORDS, Sheet, cell, count, size
 from litfast.bench.stats import milliseconds
 
 Document = Mapping[str, Any]
+WIDE = ("mean", "host p99")  # left to Markdown: a terminal is 120 wide
 
 
 def show(document: Document, console: Console) -> None:
-    """Print the summary, every latency, and the notes."""
+    """Print the summary, every latency, the throughput, and the notes."""
     console.print(summary(document))
     console.print(latencies(document))
-    for note in notes(document):
+    if loads := sheet.throughput(document):
+        console.print(_table(loads))
+    for note in (*notes(document), energy(document)):
         console.print(Text(note))
     console.print(Text(conditions(document), style="dim"))
 
 
-def summary(document: Document) -> Table:
-    """The models side by side, one property a line; the last column is what the last gains on the first.
+def markdown(document: Document) -> str:
+    """The same tables, with every column, as GitHub's Markdown."""
+    sheets = (sheet.summary(document), sheet.latencies(document), sheet.throughput(document))
+    parts = [_markdown(each) for each in sheets if each is not None]
+    lines = [*notes(document), energy(document), conditions(document)]
+    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in lines)]) + "\n"
 
-    Latencies are those of the first mode and precision, one line a batch size.
-    """
-    models = document["models"]
-    columns = [model["name"] for model in models] + ["ratio"] * (len(models) > 1)
-    table = Table(title=" and ".join(model["name"] for model in models))
-    table.add_column()
-    for column in columns:
-        table.add_column(column, justify="right")
-    rows: list[list[str]] = []
-    for key, label, text in (
-        ("depth", "depth", _count),
-        ("parameters", "parameters", _count),
-        ("macs", "MACs a sample", _millions),
-        ("weights_bytes", "weights", _size),
-    ):
-        values = [model[key] for model in models]
-        rows.append([label, *map(text, values), _times(values[0] / values[-1]) if values[-1] else ""])
-    if any(model["accuracy"] is not None for model in models):
-        rows.append(_accuracy(models))
-    if any(model.get("perplexity") is not None for model in models):
-        rows.append(_perplexity(models))
-    for row in rows + _first_cells(document):
-        table.add_row(*row[: 1 + len(columns)])
+
+def summary(document: Document) -> Table:
+    """`sheet.summary` for a terminal."""
+    made = sheet.summary(document)
+    table = Table(title=made.title)
+    for head in made.head:
+        table.add_column(head, justify="right" if head else "left")
+    for row in made.rows:
+        table.add_row(*row)
     return table
 
 
 def latencies(document: Document) -> Table:
-    """Every row with its percentiles; the speed-up stands beside the contender that has it."""
-    ratios = {(*_cell(ratio), ratio["contender"]): ratio for ratio in document["ratios"]}
-    table = Table(title="Latency, ms")
-    for column in ("batch", "mode", "precision", "model"):
-        table.add_column(column, no_wrap=True)
-    for column in ("p50", "p90", "p99", "samples/s", "speed-up (p10 to p90)"):
-        table.add_column(column, justify="right", no_wrap=True)
-    before = None
-    for row in document["rows"]:
-        cell = _cell(row)
-        if before not in (None, cell):
+    """`sheet.latencies` for a terminal: without the columns that it has no room for."""
+    return _table(sheet.latencies(document))
+
+
+def _table(made: Sheet) -> Table:
+    table = Table(title=made.title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    shown = [at for at, head in enumerate(made.head) if head not in WIDE]
+    for at in shown:
+        head = made.head[at]
+        if head in WORDS:
+            table.add_column(head, overflow="fold")
+        else:
+            table.add_column(head, justify="right", no_wrap=True)
+    for row, begins in zip(made.rows, made.begins, strict=True):
+        if begins and table.row_count:
             table.add_section()
-        head = ("", "", "") if cell == before else (str(row["batch"]), row["mode"], row["precision"])
-        times = [milliseconds(row[key]) for key in ("p50_ms", "p90_ms", "p99_ms")]
-        rate = "-" if row["samples_per_s"] is None else f"{row['samples_per_s']:,.0f}"
-        table.add_row(*head, row["contender"], *times, rate, _speedup(ratios.get((*cell, row["contender"]))))
-        before = cell
+        cells = [row[at] for at in shown]
+        table.add_row(*(cells if begins else ["", "", "", *cells[3:]]))  # the cell is named once
     return table
+
+
+def _markdown(made: Sheet) -> str:
+    rules = [":--" if head in WORDS or not head else "--:" for head in made.head]
+    rows = [made.head, rules, *([text.replace("|", "\\|") for text in row] for row in made.rows)]
+    return f"### {made.title}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def runs(document: Document) -> Table:
@@ -81,8 +84,8 @@ def runs(document: Document) -> Table:
     and "best" of every model. "before" is the metric before the last phase; older runs do not know it.
     """
     metric, models = METRICS[document["metric"]], document["models"]
-    times = {(*_cell(row), row["contender"]): row["p50_ms"] for row in document["rows"]}
-    cells = list(dict.fromkeys(_cell(row) for row in document["rows"]))
+    times = {(*cell(row), row["contender"]): row["p50_ms"] for row in document["rows"]}
+    cells = list(dict.fromkeys(cell(row) for row in document["rows"]))
     earlier = any(model["before"] is not None for model in models)
     ways = list(dict.fromkeys(f"{mode} {precision}" for _, mode, precision in cells))
     same = f" ({ways[0]})" if len(ways) == 1 else ""
@@ -97,14 +100,14 @@ def runs(document: Document) -> Table:
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for model in models:
-        sizes = [_count(model["depth"]), _short(model["parameters"]), _short(model["macs"])]
+        sizes = [count(model["depth"]), _short(model["parameters"]), _short(model["macs"])]
         values = [*([model["before"]] if earlier else []), model["score"]]
         table.add_row(
             f"{model['name']} *" if model["best"] else model["name"],
             model["method"],
             model["model"],
             *sizes,
-            _size(model["weights_bytes"]),
+            size(model["weights_bytes"]),
             *map(metric.text, values),
             *(milliseconds(times[(*cell, model["name"])]) for cell in cells),
         )
@@ -113,15 +116,30 @@ def runs(document: Document) -> Table:
 
 def notes(document: Document) -> list[str]:
     """One line for each row without a time, saying why, and one where the machine was busy."""
-    lines = [
-        f"{row['contender']} {row['mode']} {row['precision']} batch {row['batch']}: no time: {row['reason']}"
-        for row in document["rows"]
-        if row["reason"]
+    rows = document["rows"]
+    lines = [f"{_name(row)}: no time: {row['reason']}" for row in rows if row["reason"]]
+    lines += [
+        f"{_name(row)}, {load['clients']} clients: no throughput: {load['reason']}"
+        for row in rows
+        for load in row["loads"]
+        if load["reason"]
+    ]
+    smaller = {(*cell(row), row["asked"]) for row in rows if row["asked"]}
+    lines += [
+        f"{mode} {precision} batch {asked}: no memory for it, batch {batch} was measured instead"
+        for batch, mode, precision, asked in sorted(smaller)
     ]
     load, cores = document["machine"]["load"], document["machine"]["cores"]
     if load is not None and load > 1.5 * cores:
         lines.append(f"the machine was busy before (load {load} on {cores} cores): times may be too long")
     return lines
+
+
+def energy(document: Document) -> str:
+    """One line on where joules come from, or why there are none."""
+    said = document["energy"]
+    source = f"energy is by {said['source']}: all that the device drew meanwhile"
+    return source if said["source"] else f"no energy: {said['reason']}"
 
 
 def conditions(document: Document) -> str:
@@ -131,67 +149,9 @@ def conditions(document: Document) -> str:
     return f"{chip}, {document['threads']} threads, torch {machine['torch']}"
 
 
-def _first_cells(document: Document) -> list[list[str]]:
-    """A line of the summary for each batch size: p50 of every model and the speed-up."""
-    rows, ratios = document["rows"], document["ratios"]
-    first = (rows[0]["mode"], rows[0]["precision"])
-    chosen = [row for row in rows if (row["mode"], row["precision"]) == first]
-    lines = []
-    for batch in dict.fromkeys(row["batch"] for row in chosen):
-        times = [milliseconds(row["p50_ms"]) for row in chosen if row["batch"] == batch]
-        cell = (batch, *first)
-        ratio = next(
-            (r for r in ratios if _cell(r) == cell and r["contender"] == chosen[-1]["contender"]), None
-        )
-        label = f"latency at batch {batch}, ms" + (
-            "" if first == ("eager", "fp32") else f" ({' '.join(first)})"
-        )
-        lines.append([label, *times, _speedup(ratio)])
-    return lines
-
-
-def _accuracy(models: Sequence[Mapping[str, Any]]) -> list[str]:
-    values = [model["accuracy"] for model in models]
-    shown = ["-" if value is None else f"{value:.2f} %" for value in values]
-    known = values[0] is not None and values[-1] is not None
-    return ["accuracy", *shown, f"{values[-1] - values[0]:+.2f} points" if known else ""]
-
-
-def _perplexity(models: Sequence[Mapping[str, Any]]) -> list[str]:
-    values = [model["perplexity"] for model in models]
-    shown = ["-" if value is None else f"{value:.2f}" for value in values]
-    known = values[0] is not None and values[-1] is not None
-    return ["perplexity", *shown, f"{100 * (values[-1] / values[0] - 1):+.2f} %" if known else ""]
-
-
-def _cell(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (entry["batch"], entry["mode"], entry["precision"])
-
-
-def _speedup(ratio: Mapping[str, Any] | None) -> str:
-    if ratio is None:
-        return ""
-    if ratio["speedup"] is None:
-        return "-"
-    spread = f"({ratio['p10']:.2f} to {ratio['p90']:.2f})"
-    return f"tie {spread}" if ratio["tie"] else f"{_times(ratio['speedup'])} {spread}"
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.2f}x"
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['contender']} {row['mode']} {row['precision']} batch {row['batch']}"
 
 
 def _short(value: int) -> str:
-    return f"{value / 1e6:,.2f} M" if value >= 1e4 else f"{value:,}"
-
-
-def _millions(value: int) -> str:
-    return f"{value / 1e6:,.2f} M"
-
-
-def _size(value: int) -> str:
-    return f"{value / 2**20:,.2f} MiB" if value >= 2**20 else f"{value / 2**10:,.1f} KiB"
+    return f"{value / 1e6:,.2f} M" if value >= 1e4 else count(value)

@@ -44,11 +44,12 @@ def percentile(samples: Sequence[float], q: float) -> float:
 
 def summary(call_ms: Sequence[float], batch: int) -> dict[str, Any]:
     """Percentiles, mean and deviation over single calls, by the names of `latency.Row`."""
-    p10, p50, p90, p99 = (percentile(call_ms, q) for q in (10, 50, 90, 99))
+    p10, p50, p90, p95, p99 = (percentile(call_ms, q) for q in (10, 50, 90, 95, 99))
     mean = fmean(call_ms)
     return {
         "p50_ms": p50,
         "p90_ms": p90,
+        "p95_ms": p95,
         "p99_ms": p99,
         "mean_ms": mean,
         "std_ms": pstdev(call_ms),

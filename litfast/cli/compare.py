@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from litfast import build
-from litfast.bench import compare as measure
-from litfast.bench import picture_runs, record, report
+from litfast.bench import picture_runs, report
 from litfast.bench.metric import METRICS, by_phase, judged
 from litfast.bench.stats import exact, front, timed
-from litfast.cli import _console, _runs, _translation
+from litfast.cli import _console, _contenders, _measuring, _runs, _translation
 from litfast.models.sectioned import SectionedModel
 
-ENDINGS = (".png", ".svg", ".pdf")
 CELL = ("batch", "mode", "precision")
 LONGEST = 80  # letters of a fact in a message: a vocabulary has more
 
@@ -27,27 +21,23 @@ LONGEST = 80  # letters of a fact in a message: a vocabulary has more
 @_console.command
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of finished runs.")],
-    batch: Annotated[
-        str, typer.Option(help="Batch sizes, comma separated; the picture is of the first.")
-    ] = "1,128",
-    mode: Annotated[str, typer.Option(help="Modes, comma separated: eager, compile.")] = "eager",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, comma separated.")] = "fp32",
-    seconds: Annotated[float, typer.Option(help="Time to spend on one latency.")] = 1.0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    batch: _measuring.Batch = "1,128",
+    mode: _measuring.Mode = "eager",
+    precision: _measuring.Precision = "fp32",
+    seconds: _measuring.Seconds = 1.0,
+    threads: _measuring.Threads = None,
+    device: _measuring.Device = "auto",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Picture (.png, .svg, .pdf); the record is beside it.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
-    ] = False,
+    as_json: _measuring.AsJson = False,
 ) -> None:
     """Put runs in one table: method, sizes, bytes on disk, what the test split says, and latency.
 
     Every run's student is a line, and every teacher once, however many runs it taught. Accuracy (perplexity,
     FID) is the one that the run reported; it is only compared where the runs were judged by the same
     samples. All latencies are measured now, in turn within each round: those that runs have stored came from
-    whatever the machine was doing then.
+    whatever the machine was doing then. The picture is of the first batch size, mode and precision.
 
     Examples:
 
@@ -56,24 +46,23 @@ def compare(
         litfast compare runs/kd runs/lit runs/slim --batch 128 --precision fp32,bf16
     """
     with _console.usage():
-        batches = _console.numbers("compare: --batch", batch, ",")
         _check_words(runs, out)
+        cells = _measuring.cells(
+            "compare",
+            batch=batch,
+            mode=mode,
+            precision=precision,
+            seconds=seconds,
+            threads=threads,
+            clients=None,
+            device=device,
+        )
     found = [_runs.finished(run) for run in runs]
     _check_alike(found)
     entries, models = _entries(found)
-    place = build.device(device)
     metric, _ = judged(found[0].results)
-    document = measure(
-        {name: model.to(place) for name, model in models.items()},
-        input=found[0].input,
-        batches=batches,
-        modes=mode.split(","),
-        precisions=precision.split(","),
-        seconds=seconds,
-        device=place,
-        threads=threads,
-        weights_bytes={entry["name"]: entry["weights_bytes"] for entry in entries},
-        progress=lambda line: _console.say(line, _console.err, "dim"),
+    document = cells.measure(
+        models, found[0].input, weights_bytes={entry["name"]: entry["weights_bytes"] for entry in entries}
     )
     document = {"metric": metric.name, "judged": _judged_by(found[0]), **document}
     document["models"] = _marked(document, entries)
@@ -82,7 +71,7 @@ def compare(
     else:
         _show(document)
     if out is not None:
-        _save(document, out)
+        _measuring.save(document, out, picture_runs.draw, None)
 
 
 def _check_words(runs: Sequence[Path], out: Path | None) -> None:
@@ -92,8 +81,8 @@ def _check_words(runs: Sequence[Path], out: Path | None) -> None:
     for run, place in zip(runs, places, strict=True):
         if places.count(place) > 1:
             raise ValueError(f"compare: runs must differ, got {run} twice")
-    if out is not None and out.suffix not in ENDINGS:
-        raise ValueError(f"compare: --out must end in {', '.join(ENDINGS)}, got {str(out)!r}")
+    if out is not None and out.suffix not in _measuring.ENDINGS:
+        raise ValueError(f"compare: --out must end in {', '.join(_measuring.ENDINGS)}, got {str(out)!r}")
 
 
 FACTS: dict[str, Callable[[_runs.Finished], Any]] = {
@@ -125,7 +114,7 @@ def _extractor(run: _runs.Finished) -> str:
     named = run.config.scores.extractor
     file = run.path / _translation.SAVED if named is None else Path(named)
     name: str = run.results["scores"]["student"]["extractor"]
-    return f"{name} {_digest(file)[:12]}" if file.exists() else name
+    return f"{name} {_contenders.digest(file)[:12]}" if file.exists() else name
 
 
 def _judged_by(run: _runs.Finished) -> str:
@@ -136,18 +125,7 @@ def _judged_by(run: _runs.Finished) -> str:
 
 def _entries(runs: Sequence[_runs.Finished]) -> tuple[list[dict[str, Any]], dict[str, SectionedModel]]:
     """A line a model, teachers first: what its run says of it; and the models by name."""
-    names = _names([run.path for run in runs])
-    students = {_digest(run.weights["student"]): name for name, run in zip(names, runs, strict=True)}
-    taught: dict[str, list[int]] = {}  # by the teacher's weights, the runs that it taught
-    for at, run in enumerate(runs):
-        if "teacher" in run.weights:
-            taught.setdefault(_digest(run.weights["teacher"]), []).append(at)
-    alone = [digest for digest in taught if digest not in students]  # the others have a line already
-    chosen = [(runs[at], name, "student") for at, name in enumerate(names)]
-    for digest in reversed(alone):
-        first = taught[digest][0]
-        name = "teacher" if len(alone) == 1 and "teacher" not in names else f"teacher of {names[first]}"
-        chosen.insert(0, (runs[first], name, "teacher"))
+    chosen = _contenders.of_runs(runs)
     entries = [_entry(*each) for each in chosen]
     return entries, {name: run.models[role] for run, name, role in chosen}
 
@@ -165,21 +143,6 @@ def _entry(run: _runs.Finished, name: str, role: str) -> dict[str, Any]:
         "before": phases[-1][0] if phases else None,
         "score": scores.get(role),
     }
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
-    places = [path.resolve() for path in paths]
-    for parts in range(1, max(len(place.parts) for place in places)):
-        names = ["/".join(place.parts[-parts:]) for place in places]
-        if len(set(names)) == len(names):
-            return names
-    return [str(place) for place in places]
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _marked(document: Mapping[str, Any], entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -213,12 +176,3 @@ def _show(document: Mapping[str, Any]) -> None:
     for note in report.notes(document):
         _console.say(note)
     _console.say(report.conditions(document), style="dim")
-
-
-def _save(document: dict[str, Any], out: Path) -> None:
-    """The picture, and the record beside it."""
-    picture_runs.draw(document, out)
-    file = out.with_suffix(".json")
-    command = shlex.join(["litfast", *sys.argv[1:]])
-    record.write(file, command=command, results=document, checks=document["checks"])
-    _console.say(f"{out}\n{file}", _console.err)

@@ -18,8 +18,8 @@ from litfast import build, config
 from litfast.bench import plan as planning
 from litfast.bench import record
 from litfast.bench.stats import milliseconds
-from litfast.cli import _console
-from litfast.cli.bench import IMAGE, LENGTH, _input
+from litfast.cli import _console, _measuring
+from litfast.cli._contenders import IMAGE, LENGTH, input_of
 from litfast.engine.rundir import RunDirectory
 from litfast.models import MODELS, create
 from litfast.models.sectioned import SectionedModel
@@ -48,11 +48,11 @@ def plan(
     image: Annotated[str, typer.Option(help="Shape CxHxW of an image.")] = IMAGE,
     length: Annotated[int, typer.Option(help="Characters of a text.")] = LENGTH,
     classes: Annotated[int, typer.Option(help="Classes of the data; of a generator its domains.")] = 10,
-    mode: Annotated[str, typer.Option(help="One mode of litfast bench.")] = "eager",
+    mode: Annotated[str, typer.Option(help=f"One of {_measuring.NAMES}.")] = "eager",
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    seconds: Annotated[float, typer.Option(help="Time to spend on one model.")] = 2.0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    seconds: _measuring.Seconds = 2.0,
+    threads: _measuring.Threads = None,
+    device: _measuring.Device = "auto",
     weights: Annotated[
         Path | None, typer.Option(help="The teacher's weights. Default: as the recipe has it.")
     ] = None,
@@ -65,9 +65,7 @@ def plan(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Default: runs/TEACHER-plan.toml.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
-    ] = False,
+    as_json: _measuring.AsJson = False,
 ) -> None:
     """Measure what a block of each section costs here, choose the student's blocks, write the recipe.
 
@@ -94,12 +92,13 @@ def plan(
         _check_file(file)
     place = build.device(device)
 
+    sizes: dict[str, Any] = {"channels": shape[0], "size": shape[1:]}
+
     def make(blocks: Sequence[int] | None) -> SectionedModel:
-        sizes: dict[str, Any] = dict(classes=classes, channels=shape[0], size=shape[1:])
-        return create(teacher, blocks=blocks, **sizes, **said.options)
+        return create(teacher, classes=classes, blocks=blocks, **sizes, **said.options)
 
     whole = make(said.blocks)
-    read = _input(whole.model, shape, length)
+    read = input_of(whole.model, sizes, length)
     _console.say("plan: what a block of each section costs", _console.err, "dim")
     found = planning.plan(
         make,
@@ -147,10 +146,10 @@ def _settings(
         )
     base = recipe or FAMILIES[family][weights is None]
     before = config.load(base).teacher
-    named = [f"teacher.model={teacher}"]
-    if before is not None and before.model != teacher:  # what it says of another model
-        named += ["teacher.blocks=none", "teacher.options=none"]
-        named += [] if before.weights is None else ["teacher.weights=none"]
+    named = []
+    if before is None or before.model != teacher:  # what it says of another model goes with that
+        named = [f"teacher.model={teacher}"]
+        named += [f"teacher.{key}=none" for key in ("run", "blocks", "options", "weights")]
     if weights is not None:
         named += [f"teacher.weights={weights}", "teacher.train=none"]
     settings = config.load(base, [*named, *sets])

@@ -24,11 +24,9 @@ def fused(part: nn.Module, x: Tensor, dtype: torch.dtype) -> fx.GraphModule | No
         dtype: of the convolutions' and linear layers' weights.
     """
     try:
-        program = copy.deepcopy(fx.GraphModule(part, fx.Tracer().trace(part)))
+        program = folded(part)
     except Exception:  # tracing runs the user's forward: anything may be raised
         return None
-    _drop_identities(program)
-    _fold(program)
     for module in program.modules():
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             module.to(dtype)
@@ -36,6 +34,21 @@ def fused(part: nn.Module, x: Tensor, dtype: torch.dtype) -> fx.GraphModule | No
     if _packs(x.device, dtype):
         ShapeProp(program).propagate(x)
         _pack(program, dtype)
+    program.graph.lint()
+    program.recompile()
+    return program
+
+
+def folded(part: nn.Module) -> fx.GraphModule:
+    """`part`, in eval mode, as a program whose batch norms are folded where they follow a convolution.
+
+    Raises:
+        Exception: whatever tracing the forward pass raises.
+    """
+    program = copy.deepcopy(fx.GraphModule(part, fx.Tracer().trace(part)))
+    _drop_identities(program)
+    _fold(program)
+    program.delete_all_unused_submodules()
     program.graph.lint()
     program.recompile()
     return program

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,11 +11,43 @@ import torch
 from torch import Tensor, nn
 
 from litfast.carried import anew, lasting, reset
-from litfast.models._fusion import fused, is_packed
+from litfast.models._fusion import BATCH_NORMS, folded, fused, is_packed
 from litfast.models._modes import evaluating
 from litfast.models.sectioned import SectionedModel
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # what autocast computes in
+
+
+def without_batch_norms(model: nn.Module) -> nn.Module:
+    """A copy in eval mode whose batch norms are folded into the convolutions before them, in fp64.
+
+        conv'(x) = bn(conv(x)):    W' = W g / sqrt(v + eps),    b' = (b - m) g / sqrt(v + eps) + shift
+
+    A batch norm that follows something else stays as it is.
+
+    Args:
+        model: its forward pass must be traceable by torch.fx; never changed.
+
+    Raises:
+        ValueError: a model that has no batch norm to fold, or cannot be traced.
+    """
+    plain = copy.deepcopy(model.model if isinstance(model, SectionedModel) else model).eval()
+    before = _batch_norms(plain)
+    if not before:
+        raise ValueError("folding: model must have batch norms behind convolutions, got no batch norm")
+    try:
+        program = folded(plain)
+    except Exception as error:  # tracing runs the user's forward: anything may be raised
+        raise ValueError(f"folding: model must be traceable by torch.fx, got: {error}") from error
+    if _batch_norms(program) == before:
+        raise ValueError(
+            f"folding: model must have batch norms behind convolutions, got {before} behind something else"
+        )
+    return program
+
+
+def _batch_norms(model: nn.Module) -> int:
+    return sum(isinstance(module, BATCH_NORMS) for module in model.modules())
 
 
 class Observer(Protocol):
@@ -108,6 +141,26 @@ class Inference:
         self._run = (
             torch.compiler.disable(self._forward) if any(map(is_packed, self._parts)) else self._forward
         )
+
+
+def folded(model: nn.Module, x: Tensor, *, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """`model` as one program that computes in `dtype`, for batches like `x`; it holds its own weights.
+
+    Batch norms go into the convolutions before them in fp64, ahead of any rounding to `dtype`; on the CPU
+    convolutions are fused with what follows and prepacked for oneDNN.
+
+    Args:
+        model: fp32, in eval mode; never changed.
+        x: [B, ...], floats in `dtype` or ids.
+
+    Raises:
+        ValueError: torch.fx cannot trace the model.
+    """
+    with torch.no_grad(), torch.autocast(x.device.type, dtype, enabled=dtype == torch.bfloat16):
+        program = fused(model, x, dtype)
+    if program is None:
+        raise ValueError(f"folded: the model must be traceable by torch.fx, got {type(model).__name__}")
+    return program.to(dtype)
 
 
 class _Part(nn.Module):

@@ -27,7 +27,7 @@ class Layer(nn.Module):
         self.carried = Carried(h=hidden, c=hidden)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, width] -> [B, T, hidden]
-        h, c = (kept[None].to(x.dtype) for kept in self.carried.take(len(x)))
+        h, c = (kept[None].to(x.dtype) for kept in self.carried.take(x.shape[0]))
         with _plain(x.device):
             out, (h, c) = self.lstm(self.drop(x), (h, c))
         self.carried.leave(h[0], c[0])

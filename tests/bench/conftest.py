@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from litfast.bench import machine
+from litfast.bench import Row, machine
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -87,12 +88,18 @@ def contenders(calls: list[str]) -> dict[str, nn.Module]:
     return {"a": Spy("a", calls), "b": Spy("b", calls)}
 
 
+def measured(p50: float, batch: int) -> dict[str, float]:
+    times = {"p50_ms": p50, "p90_ms": 1.1 * p50, "p95_ms": 1.3 * p50, "p99_ms": 1.5 * p50}
+    rest = {"mean_ms": 1.05 * p50, "std_ms": 0.1 * p50, "samples_per_s": 1000 * batch / p50}
+    return {**times, **rest, "host_p50_ms": p50, "host_p99_ms": 1.5 * p50}
+
+
 def row(
     contender: str, mode: str, batch: int, p50: float | None, reason: str | None = None
 ) -> dict[str, Any]:
-    times = {key: None for key in ("p50_ms", "p90_ms", "p99_ms", "samples_per_s")}
-    if p50 is not None:
-        times = {"p50_ms": p50, "p90_ms": 1.1 * p50, "p99_ms": 1.5 * p50, "samples_per_s": 1000 * batch / p50}
+    found = measured(p50, batch) if p50 is not None else {}
+    times = {field.name: found.get(field.name) for field in fields(Row) if field.name.endswith(("_ms", "_s"))}
+    times |= {"asked": None, "peak_memory_bytes": None, "joules_per_sample": None, "loads": []}
     head = {"contender": contender, "mode": mode, "precision": "fp32", "batch": batch, "reason": reason}
     return {**head, **times}
 
@@ -100,6 +107,7 @@ def row(
 def ratio(mode: str, batch: int, speedup: float | None, tie: bool | None) -> dict[str, Any]:
     near = {"p10": None, "p90": None} if speedup is None else {"p10": 0.9 * speedup, "p90": 1.1 * speedup}
     head = {"baseline": "deep", "contender": "shallow", "mode": mode, "precision": "fp32", "batch": batch}
+    head["loads"] = []
     return {**head, "speedup": speedup, "tie": tie, **near}
 
 
@@ -111,6 +119,7 @@ def document() -> dict[str, Any]:
         "input": {"shape": [3, 32, 32], "alphabet": None},
         "device": "cpu",
         "threads": 2,
+        "energy": {"source": None, "reason": "there is no RAPL counter"},
         "models": [
             {
                 "name": "deep",

@@ -33,13 +33,13 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_document_has_stable_keys_and_is_json() -> None:
     document = compare({"teacher": convnet(8, blocks=3), "student": convnet(8)}, **FAST)
     assert list(document) == [
-        "input", "device", "threads", "models", "rows", "ratios", "checks", "machine",
+        "input", "device", "threads", "energy", "models", "rows", "ratios", "checks", "machine",
     ]  # fmt: skip
     sizes = {"name", "depth", "parameters", "macs", "weights_bytes"}
     assert set(document["models"][0]) == {*sizes, "accuracy", "perplexity"}
     assert set(document["ratios"][0]) == {
         "baseline", "contender", "mode", "precision", "batch", "check", "speedup", "p10", "p90", "rounds",
-        "tie", "reason",
+        "tie", "reason", "loads",
     }  # fmt: skip
     assert document["checks"] == {"eager fp32 batch 1": True, "eager fp32 batch 2": True}
     assert json.loads(json.dumps(document, allow_nan=False)) == document
@@ -96,7 +96,7 @@ def test_a_ratio_is_teacher_over_student(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_red_gate_gives_a_reason_and_no_speedup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def wrong_when_narrow(model: nn.Module) -> modes.Runner:
+    def wrong_when_narrow(model: nn.Module, *_: object) -> modes.Runner:
         factor = 2.0 if model[0].out_channels == 4 else 1.0
         return lambda images: factor * model(images)
 
@@ -120,7 +120,7 @@ def test_a_red_gate_gives_a_reason_and_no_speedup(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_mode_that_cannot_run_is_no_check_but_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(model: nn.Module) -> modes.Runner:
+    def absent(model: nn.Module, *_: object) -> modes.Runner:
         raise RuntimeError("no compiler")
 
     monkeypatch.setitem(modes.MODES, "absent", absent)

@@ -58,10 +58,10 @@ def test_a_mode_may_err_twice_what_the_model_errs_eagerly_in_that_precision(
     gates: list[bool],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def worse(model: nn.Module) -> modes.Runner:
+    def worse(model: nn.Module, *_: object) -> modes.Runner:
         with torch.no_grad():
             model.part *= times
-        return model
+        return model.to(torch.bfloat16)
 
     monkeypatch.setitem(modes.MODES, "worse", worse)
     rows = measure({"a": Noisy(part)}, **QUICK | {"precisions": ("bf16",), "modes": ("eager", "worse")})
@@ -98,7 +98,7 @@ def test_floats_of_any_shape_are_read_in_the_precision_and_outputs_of_any_shape_
             seen.append((samples.dtype, tuple(samples.shape)))
             return samples.tanh()
 
-    monkeypatch.setitem(modes.MODES, "wrong", lambda model: lambda samples: model(samples).flip(-1))
+    monkeypatch.setitem(modes.MODES, "wrong", lambda model, *_: lambda samples: model(samples).flip(-1))
     cells = {"input": Input(shape), "precisions": ("bf16",), "modes": ("eager", "wrong")}
     right, wrong = measure({"a": Mapping()}, **QUICK | cells)
     assert seen[-1] == (torch.bfloat16, (2, *shape))

@@ -70,7 +70,9 @@ def test_every_cell_gets_its_row_in_order() -> None:
     ]
     for row in rows:
         assert row.reason is None and row.gate is True
-        assert 0 < row.p50_ms <= row.p90_ms <= row.p99_ms
+        assert 0 < row.p50_ms <= row.p90_ms <= row.p95_ms <= row.p99_ms
+        assert row.gpu_p50_ms is None and row.host_p50_ms == row.p50_ms
+        assert row.peak_memory_bytes > 0
         assert row.samples_per_s == pytest.approx(1000 * row.batch / row.p50_ms)
         assert len(row.round_ms) == row.rounds == 3
         assert json.loads(json.dumps(row.json(), allow_nan=False)) == row.json()
@@ -86,7 +88,7 @@ def test_times_are_those_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wrong_outputs_are_not_timed_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    def off_by_a_tenth(model: nn.Module) -> modes.Runner:
+    def off_by_a_tenth(model: nn.Module, *_: object) -> modes.Runner:
         return lambda images: 1.1 * model(images)
 
     monkeypatch.setitem(modes.MODES, "wrong", off_by_a_tenth)
@@ -100,14 +102,14 @@ def test_wrong_outputs_are_not_timed_and_say_why(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_nan_fails_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(modes.MODES, "nan", lambda model: lambda images: model(images) * math.nan)
+    monkeypatch.setitem(modes.MODES, "nan", lambda model, *_: lambda images: model(images) * math.nan)
     (row,) = measure({"a": convnet(4)}, **QUICK | {"modes": ("nan",)})
     assert row.gate is False
     assert row.json()["error"] is None  # JSON has no infinity
 
 
 def test_a_mode_that_cannot_run_here_becomes_a_row_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_compiler(model: nn.Module) -> modes.Runner:
+    def no_compiler(model: nn.Module, *_: object) -> modes.Runner:
         def run(images: Tensor) -> Tensor:
             raise RuntimeError("No working compiler in /opt/secret/bin/g++\nset CXX")
 
@@ -121,7 +123,7 @@ def test_a_mode_that_cannot_run_here_becomes_a_row_with_a_reason(monkeypatch: py
 
 
 def test_a_failing_contender_leaves_the_other_one_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def only_narrow(model: nn.Module) -> modes.Runner:
+    def only_narrow(model: nn.Module, *_: object) -> modes.Runner:
         if model[0].out_channels > 4:
             raise NotImplementedError("too wide")
         return model
@@ -139,6 +141,7 @@ def test_a_batch_that_does_not_fit_becomes_a_reason() -> None:
 
     (row,) = measure({"a": Greedy()}, **QUICK)
     assert row.reason.startswith("CUDA out of memory")
+    assert (row.batch, row.asked) == (1, 2)
 
 
 def test_models_are_left_as_they_were() -> None:
@@ -194,7 +197,7 @@ def test_compiled_outputs_pass_the_gate_and_are_timed() -> None:
 def test_more_compilations_than_torch_keeps_are_still_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     # torch stops after 8 compilations of one function; each batch size is one
     traced = partial(torch.compile, dynamic=False, fullgraph=True, backend="eager")
-    monkeypatch.setitem(modes.MODES, "compile", traced)
+    monkeypatch.setitem(modes.MODES, "compile", lambda model, *_: traced(model))
     cells = {"modes": ("compile",), "batches": tuple(range(1, 11))}
     assert [row.reason for row in measure({"a": convnet(4)}, **QUICK | cells)] == [None] * 10
 
@@ -207,11 +210,12 @@ def test_more_compilations_than_torch_keeps_are_still_compiled(monkeypatch: pyte
         ({"batches": ()}, r"measure: batches must be a list of at least one, got \(\)"),
         ({"batches": (0,)}, r"measure: batches must be 1 or more, got \[0\]"),
         ({"modes": "eager"}, "measure: modes must be a list of at least one, got 'eager'"),
-        ({"modes": ("eagr",)}, "mode must be one of compile, eager, got 'eagr'; did you mean 'eager'?"),
+        ({"modes": ("eagr",)}, "mode must be one of .*, got 'eagr'; did you mean 'eager'?"),
         ({"precisions": ("fp8",)}, "precision must be one of bf16, fp32, got 'fp8'"),
         ({"seconds": 0}, "measure: seconds must be positive and finite, got 0"),
         ({"seconds": math.nan}, "measure: seconds must be positive and finite, got nan"),
         ({"threads": 0}, "measure: threads must be 1 or more, got 0"),
+        ({"clients": (1, 0)}, r"measure: clients must be 1 or more, got \[1, 0\]"),
         ({"device": "meta"}, "measure: device must be cpu or cuda, got meta"),
         ({"input": Input((1, 5, 5))}, r"measure: a must take samples \[2, 1, 5, 5\], got: .*"),
     ],
@@ -251,4 +255,5 @@ def test_a_gpu_that_is_not_there_is_refused(contenders: dict[str, nn.Module]) ->
 def test_a_gpu_is_timed_by_events_and_tells_its_memory() -> None:
     (row,) = measure({"a": convnet(16)}, **QUICK | {"device": "cuda", "batches": (64,)})
     assert row.gate and row.p50_ms > 0
+    assert row.gpu_p50_ms == row.p50_ms and row.host_p50_ms > 0
     assert row.peak_memory_bytes > 0

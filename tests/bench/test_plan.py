@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 from torch import nn
 
-from litfast import create
+from litfast import config, create
 from litfast.bench import Row
 from litfast.bench import plan as planning
 from litfast.bench.blocks import counts
@@ -56,6 +56,22 @@ def _row(name: str, ms: float | None, reason: str | None = None) -> Row:
 @pytest.fixture
 def even(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "measure", clock((1.0, 1.0, 1.0)))
+
+
+def test_a_recipe_keeps_a_plan_whose_times_are_above_zero(even: None) -> None:
+    table = {"student": {"model": "resnet8"}}
+    expected = planning.plan(make, make((3, 3, 3)), input=TINY, times=2.0).expected
+    kept = config.parse(table | {"plan": asdict(expected)})
+    assert kept.plan == expected and config.parse(config.dump(kept)) == kept
+    with pytest.raises(ValueError, match=r"^recipe: plan\.predicted_ms must be above 0, got 0\.0$"):
+        config.parse(table | {"plan": asdict(expected) | {"predicted_ms": 0}})
+
+
+def test_a_smaller_batch_than_asked_for_is_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    halved = [replace(_row(str(i), 1.0), batch=4) for i in range(6)]
+    monkeypatch.setattr(planning, "measure", lambda models, **cell: halved)
+    with pytest.raises(ValueError, match="plan: 0 must find memory for batch 8, got it for 4"):
+        planning.plan(make, make((3, 3, 3)), input=TINY, times=2.0, batch=8)
 
 
 def test_a_plan_meets_a_latency(even: None) -> None:

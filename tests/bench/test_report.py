@@ -64,7 +64,7 @@ def test_a_language_model_has_a_perplexity(document: dict[str, Any]) -> None:
 
 def test_what_was_not_timed_has_a_dash_and_a_reason(document: dict[str, Any]) -> None:
     table = printed(report.latencies(document))
-    assert line(table, "compile").count(" - ") == 4
+    assert line(table, "compile").split()[4:] == ["-"] * 8
     assert report.notes(document) == [
         "deep compile fp32 batch 1: no time: No working C++ compiler found",
         "shallow compile fp32 batch 1: no time: No working C++ compiler found",

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from typer.testing import Result
 
 from litfast import lfc
-from litfast.cli import export
 from litfast.models import create, load_weights
 
 Litfast = Callable[..., Result]
@@ -81,13 +80,16 @@ def test_export_writes_an_lfc_file_and_says_how_small_it_is(
     state = load_file(compressed / "student.safetensors")
     assert all(torch.equal(value, state[key]) for key, value in lfc.load(file).items())
     assert size == (compressed / "student.lfc").stat().st_size
-    document = json.loads(litfast("export", compressed, "--out", file, "--json").stdout)
-    assert document == {
+    assert json.loads(litfast("export", compressed, "--out", file, "--json").stdout) == {
         "file": str(file),
         "format": "lfc",
+        "fold": False,
         "bytes": size,
         "fp32_bytes": fp32,
         "ratio": fp32 / size,
+        "difference": 0.0,
+        "tolerance": 0.0,
+        "batches": [],
     }
 
 
@@ -106,11 +108,16 @@ def test_export_writes_safetensors_of_the_same_bits(
         (["--format", "safetensors"], "export: --out must not be the run's own weights, got "),
         (
             ["--format", "lfcx"],
-            "export: --format must be one of lfc, safetensors, got 'lfcx'; did you mean 'lfc'?",
+            "export: --format must be one of lfc, onnx, safetensors, torch, got 'lfcx'; did you mean 'lfc'?",
         ),
         (
             ["--out", "student.bin"],
             "export: --out must end in .lfc, by which it is recognised, got student.bin",
+        ),
+        (["--format", "torch", "--out", "x.torch"], "export: --out must end in .pt2, by which it is recog"),
+        (
+            ["--fold"],
+            "export: --fold must go with a format that computes (onnx, torch), got lfc, whose weights",
         ),
     ],
 )
@@ -129,8 +136,28 @@ def test_a_folder_without_a_run_is_refused(litfast: Litfast, tmp_path: Path) -> 
 def test_a_file_that_loads_back_with_other_bits_is_no_export(
     compressed: Path, litfast: Litfast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save, load = export.FORMATS["lfc"]
-    flipped = {key: -value for key, value in load(compressed / "student.lfc").items()}
-    monkeypatch.setitem(export.FORMATS, "lfc", (save, lambda file: flipped))
+    flipped = {key: -value for key, value in lfc.load(compressed / "student.lfc").items()}
+    monkeypatch.setattr(lfc, "load", lambda file: flipped)
     result = litfast("export", compressed, "--out", tmp_path / "x.lfc")
     assert result.exit_code == 1 and "must load back bit for bit, got other weights" in result.stderr
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("onnx", "onnx"), ("torch", "pt2")])
+def test_a_program_computes_the_student_in_a_fresh_process_without_litfast(
+    format: str, suffix: str, finished: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    file = tmp_path / f"x.{suffix}"
+    result = litfast("export", finished, "--format", format, "--fold", "--out", file, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["batches"] == [1, 5] and document["difference"] <= document["tolerance"] <= 1e-4
+    assert (document["bytes"], document["fold"]) == (file.stat().st_size, True)
+
+
+def test_a_student_without_batch_norms_has_nothing_to_fold(
+    compressed: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    result = litfast("export", compressed, "--format", "torch", "--fold", "--out", tmp_path / "x.pt2")
+    assert (result.exit_code, list(tmp_path.iterdir())) == (1, [])
+    said = "folding: model must have batch norms behind convolutions, got no batch norm"
+    assert said in result.stderr and result.stderr.count("\n") == 1

@@ -88,11 +88,12 @@ def test_a_run_keeps_its_plan_and_checks_it_after_training(
     kept = config.parse(config.read(run / "config.toml")).plan
     assert kept == config.load(str(out)).plan and kept is not None and kept.times == 1.3
     results = json.loads((run / "results.json").read_text())
-    assert results["plan"]["measured_ms"] == kept.predicted_ms == 5.0
+    assert results["plans"][0]["measured_ms"] == kept.predicted_ms == 5.0
     assert "plan: predicted 5 ms, measured 5 ms (+0.0%)" in trained.stdout
     cell = ["--batch", 1, "--mode", "eager", "--precision", "fp32", "--seconds", 0.01]
     document = json.loads(litfast("bench", run, *cell, "--json").stdout)
-    assert document["plan"]["met"] and document["checks"]["plan"]
+    (found,) = document["plans"]
+    assert found["met"] and found["run"] == str(run) and document["checks"][found["check"]]
 
 
 @pytest.mark.parametrize(

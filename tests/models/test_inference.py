@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from litfast.models import SectionedModel, create, sectioned
 from litfast.models._fusion import _PackedConv
-from litfast.models.inference import Agreement, Inference, agreement
+from litfast.models.inference import Agreement, Inference, agreement, without_batch_norms
 
 needs_mkldnn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -261,3 +261,39 @@ def test_inputs_that_are_no_images_are_served() -> None:
         nn.Conv1d(2, 4, 3), nn.Conv1d(4, 4, 3), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(24, 4)
     )
     close(Inference(sectioned(deep.eval(), ["1", "2"])), torch.randn(7, 2, 10), 1e-5)
+
+
+@torch.no_grad()
+def test_batch_norms_fold_away_and_the_model_stays(images: Tensor) -> None:
+    teacher = made(option="B").train()
+    before = deepcopy(teacher.state_dict())
+    program = without_batch_norms(teacher)
+    assert not [m for m in program.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert teacher.training and all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    expected = teacher.eval()(images)
+    assert float((program(images) - expected).norm() / expected.norm()) < 1e-5
+
+
+@torch.no_grad()
+def test_a_batch_norm_that_follows_no_convolution_stays(images: Tensor) -> None:
+    model = create("preresnet20", classes=4)
+    model(images)
+    program = without_batch_norms(model)
+    left = sum(isinstance(m, nn.BatchNorm2d) for m in program.modules())
+    assert 0 < left < sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    torch.testing.assert_close(program(images), model.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Conv2d(3, 4, 1), "behind convolutions, got no batch norm$"),
+        (
+            nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()),
+            "behind convolutions, got 1 behind something else",
+        ),
+    ],
+)
+def test_nothing_to_fold_is_refused(model: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=f"folding: model must have batch norms {message}"):
+        without_batch_norms(model)
