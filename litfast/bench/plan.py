@@ -12,7 +12,8 @@ from torch import nn
 
 from litfast.bench import machine
 from litfast.bench.blocks import Blocks, Costs, choose, counts, fit, probes
-from litfast.bench.latency import Row, measure
+from litfast.bench.latency import measure
+from litfast.bench.row import Row
 from litfast.bench.stats import milliseconds, speedup
 from litfast.config import PlanConfig
 from litfast.models import Input

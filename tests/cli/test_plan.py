@@ -29,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
         for name, model in models.items():
             assert isinstance(model, SectionedModel)
             ms = 1.0 + sum(counts(model))
-            head: dict[str, Any] = dict(mode="eager", precision="fp32", batch=1)
+            head: dict[str, Any] = dict(mode="eager", precision="fp32", batch=cell["batches"][0])
             rows.append(Row(contender=name, p50_ms=ms, round_ms=(ms,) * 5, **head))
         return rows
 
