@@ -130,6 +130,8 @@ def plan(
     _console.out.print(_table(document))
     for line in planning.lines(verified):
         _console.say(line)
+    if verified["met"] is False:
+        _console.say("plan: a longer measurement (--seconds), or a quieter machine, may find a better choice")
     _console.say(f"train it: litfast train {file}")
 
 

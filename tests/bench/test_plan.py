@@ -25,7 +25,7 @@ def make(blocks: Sequence[int]) -> SectionedModel:
 
 
 def clock(per_block: Sequence[float], stretch: float = 1.0) -> Callable[..., list[Row]]:
-    """`measure` without running anything: 1 ms and so much a block, deeper models `stretch` as slow."""
+    """`measure` without running anything: 1 ms and so much a block; the student takes `stretch` as long."""
 
     def measure(models: Mapping[str, nn.Module], **cell: Any) -> list[Row]:
         rows = []
