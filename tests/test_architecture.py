@@ -46,6 +46,7 @@ ONLY_IN = {
     "tomllib": ("config/reading.py",),
     "matplotlib": ("bench/picture.py", "bench/picture_cells.py", "bench/picture_runs.py"),
     "onnxruntime": ("export/",),
+    "pynvml": ("bench/energy.py",),
     "PIL": ("bench/grid.py", "data/contact_sheet.py", "data/decode.py"),
 }
 HEAVY = (

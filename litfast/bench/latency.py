@@ -127,8 +127,8 @@ class _Work:
             if last or not full:
                 return [of(lane, precision, asked) for lane in lanes]
             del lanes  # and the memory that they hold
-            gc.collect()
             if self.device.type == "cuda":
+                gc.collect()  # compiled code is held in circles
                 torch.cuda.empty_cache()
             self.say(f"{name}: no memory for {', '.join(full)}; batch {half} instead")
             batch, given = half, self.given(half)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from litfast.bench.capture import Captured
 from litfast.carried import reset
 from litfast.models import Input
-from litfast.models.inference import folded
+from litfast.models.inference import fused_model
 from litfast.registry import Registry
 
 Runner = Callable[[Tensor], Tensor]
@@ -49,7 +49,7 @@ def _graph(model: nn.Module, samples: Tensor, dtype: torch.dtype) -> Runner:
 
 
 def _folded(model: nn.Module, samples: Tensor, dtype: torch.dtype) -> Runner:
-    return folded(model, samples, dtype=dtype)
+    return fused_model(model, samples, dtype=dtype)
 
 
 def _onnx(model: nn.Module, samples: Tensor, dtype: torch.dtype) -> Runner:

@@ -143,7 +143,7 @@ class Inference:
         )
 
 
-def folded(model: nn.Module, x: Tensor, *, dtype: torch.dtype = torch.float32) -> nn.Module:
+def fused_model(model: nn.Module, x: Tensor, *, dtype: torch.dtype = torch.float32) -> nn.Module:
     """`model` as one program that computes in `dtype`, for batches like `x`; it holds its own weights.
 
     Batch norms go into the convolutions before them in fp64, ahead of any rounding to `dtype`; on the CPU

@@ -37,6 +37,7 @@ class Holds(nn.Module):
 
     def __init__(self, most: int, error: Exception = FULL[0]) -> None:
         super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))  # sizes are counted where there is one
         self.most, self.error = most, error
 
     def forward(self, images: Tensor) -> Tensor:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from litfast.bench import capture, measure, modes
+from litfast.export import onnx
 from litfast.models import Input, create
 
 from .conftest import convnet, texts
@@ -33,23 +37,6 @@ def test_a_folded_resnet_agrees_and_leaves_the_model_alone(precision: str, allow
     assert out.dtype == samples.dtype
     assert modes.deviation(out, truth) <= allowed
     assert [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)] and model.training
-
-
-def test_batch_norms_are_folded_before_anything_is_rounded() -> None:
-    """Else the folded bf16 model would err as much as the eager one, whose batch norms are in bf16."""
-    torch.manual_seed(0)
-    conv, norm = nn.Conv2d(3, 64, 1), nn.BatchNorm2d(64)
-    nn.init.uniform_(norm.running_var, 1e-4, 1e-3)
-    nn.init.uniform_(norm.running_mean, 3, 4)
-    plain = Input((3, 8, 8)).example(2)
-    errors = {}
-    with torch.inference_mode():
-        truth = nn.Sequential(conv, norm).eval()(plain)
-        for mode in ("eager", "folded"):
-            samples = modes.converted(plain, mode, "bf16")
-            runner = modes.prepare(nn.Sequential(conv, norm), mode, "bf16", samples)
-            errors[mode] = modes.deviation(runner(samples), truth)
-    assert errors["folded"] < 0.5 * errors["eager"]
 
 
 def test_ids_are_folded_too_and_what_cannot_be_traced_is_refused() -> None:
@@ -106,17 +93,23 @@ def test_images_are_channels_last_but_for_onnx() -> None:
     assert modes.converted(ids, "eager", "bf16") is ids
 
 
-def test_onnx_runtime_computes_what_the_model_does() -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"{package} is not installed")
-    (row,) = measure(
-        {"a": convnet(4)},
-        input=Input((3, 5, 5)),
-        batches=(3,),
-        modes=("onnx",),
-        precisions=("fp32",),
-        seconds=0.01,
-    )
+def test_onnx_is_written_and_run_by_our_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime itself is in tests/export."""
+    model, asked = convnet(4).eval(), []
+
+    def save(path: Path, model: nn.Module, input: Input) -> None:
+        asked.append((input, model.training))
+        path.write_bytes(b"onnx")
+
+    def runner(path: Path, *, threads: int) -> modes.Runner:
+        asked.append((path.read_bytes(), threads))
+        return model
+
+    monkeypatch.setattr(onnx, "save", save)
+    monkeypatch.setattr(onnx, "runner", runner)
+    cells: dict[str, Any] = {"batches": (3,), "modes": ("onnx",), "precisions": ("fp32",), "seconds": 0.01}
+    (row,) = measure({"a": model}, input=Input((3, 5, 5)), threads=1, **cells)
+    assert asked == [(Input((3, 5, 5)), False), (b"onnx", 1)]
     assert row.gate and row.p50_ms is not None, row.reason
     assert row.peak_memory_bytes is None  # ONNX Runtime's memory is its own
 

@@ -47,6 +47,28 @@ def test_a_tie_is_called_a_tie(document: dict[str, Any]) -> None:
         assert "1.00x" not in text and "1.01x" not in text
 
 
+def test_markdown_has_every_column_and_names_the_tie(document: dict[str, Any]) -> None:
+    text = report.markdown(document)
+    head = line(text, "| batch | mode |")
+    assert "| p50 | p90 | p95 | p99 | mean | std | samples/s | peak memory | speed-up" in head
+    assert "host p50" not in head and "mJ" not in head
+    rows = [row.split(" | ") for row in text.splitlines() if row.startswith("| 128 | eager | fp32 | shallow")]
+    assert len(rows) == 1 and rows[0][-1] == "tie (0.90 to 1.11) |"
+    assert all(row.count("|") == head.count("|") for row in text.splitlines() if row.startswith("| 1"))
+    assert "- no energy: there is no RAPL counter" in text
+
+
+def test_a_gpu_has_columns_for_what_the_host_waited(document: dict[str, Any]) -> None:
+    for each in document["rows"]:
+        each["gpu_p50_ms"] = each["p50_ms"]
+    assert "| host p50 | host p99 |" in report.markdown(document)
+
+
+def test_many_models_have_a_short_title(document: dict[str, Any]) -> None:
+    document["models"] = [document["models"][0] | {"name": f"m{at}"} for at in range(4)]
+    assert "4 models" in printed(report.summary(document), width=120)
+
+
 def test_an_unknown_accuracy_is_left_open(document: dict[str, Any]) -> None:
     document["models"][1]["accuracy"] = None
     shown = line(printed(report.summary(document)), "accuracy")
@@ -64,7 +86,7 @@ def test_a_language_model_has_a_perplexity(document: dict[str, Any]) -> None:
 
 def test_what_was_not_timed_has_a_dash_and_a_reason(document: dict[str, Any]) -> None:
     table = printed(report.latencies(document))
-    assert line(table, "compile").split()[4:] == ["-"] * 8
+    assert line(table, "compile").split()[4:] == ["-"] * 7
     assert report.notes(document) == [
         "deep compile fp32 batch 1: no time: No working C++ compiler found",
         "shallow compile fp32 batch 1: no time: No working C++ compiler found",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,8 +54,30 @@ def test_bench_of_a_run_measures_both_and_saves_what_it_found(
     assert [model["depth"] for model in document["models"]] == [14, 8]
     assert all(model["accuracy"] is not None for model in document["models"])
     assert {ratio["batch"] for ratio in document["ratios"]} == {1, 4}
-    assert (tmp_path / "bench.json").exists() and (tmp_path / "bench.png").exists()
+    assert {file.name for file in tmp_path.iterdir()} >= {"bench.json", "bench.md", "bench.png"}
+    assert "| 4 | eager | fp32 | student |" in (tmp_path / "bench.md").read_text()
     assert "speed-up" in litfast("bench", finished, *words).stdout
+
+
+def test_bench_of_runs_and_names_holds_all_to_the_first(
+    finished: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    twin = tmp_path / "twin"
+    shutil.copytree(finished, twin, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    words = ["--student", "resnet8", "--student", "resnet14", "--mode", "eager", "--precision", "fp32"]
+    words += ["--batch", "2", "--seconds", "0.01", "--clients", "1", "--out", tmp_path / "new" / "all.svg"]
+    result = litfast("bench", finished, twin, *words, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    names = ["teacher", "finished", "twin", "resnet8", "resnet14"]
+    assert [model["name"] for model in document["models"]] == names
+    assert [ratio["contender"] for ratio in document["ratios"]] == names[1:]
+    assert [model["accuracy"] is None for model in document["models"]] == [False] * 3 + [True] * 2
+    assert all(row["gate"] and row["loads"][0]["requests"] > 0 for row in document["rows"])
+    timms = ("model", "infer_samples_per_sec", "infer_step_time", "infer_batch_size", "infer_img_size")
+    assert all(key in document["rows"][0] for key in (*timms, "infer_gmacs", "param_count"))
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {"all.json", "all.md", "all.svg"}
+    assert not (finished / "bench.json").exists()
 
 
 def test_bench_of_two_names_needs_no_run(litfast: Litfast) -> None:
@@ -103,7 +126,14 @@ def test_bench_measures_texts_and_generators(
         (["eval"], 2, "either a run folder or --model must be given"),
         (["eval", "--model", "resnet20"], 2, "--model needs --weights FILE and --data NAME"),
         (["eval", "nowhere"], 1, "nowhere must hold a run"),
-        (["bench"], 2, "either a run folder or --teacher and --student"),
+        (["bench"], 2, "bench: a run folder, --teacher or --student must be given, got none"),
+        (["bench", "--student", "resnet8", "--mode", "eagr"], 2, "got 'eagr'; did you mean 'eager'?"),
+        (["bench", "--student", "resnet8", "--clients", "x"], 2, "--clients must be whole numbers"),
+        (
+            ["bench", "--student", "resnet8", "--student", "resnet8"],
+            1,
+            "models must have names of their own, got resnet8 (student) twice",
+        ),
         (
             ["bench", "--teacher", "resnet14", "--student", "resnet8", "--batch", "one"],
             2,
@@ -111,7 +141,7 @@ def test_bench_measures_texts_and_generators(
         ),
         (["bench", "--teacher", "resnet14", "--student", "resnet9"], 1, "model must be one of"),
         (["bench", "nowhere"], 1, "nowhere must hold a run"),
-        (["bench", "nowhere", "--length", "64"], 2, "--image and --length must come with --teacher and"),
+        (["bench", "nowhere", "--length", "64"], 2, "--image and --length must come with named models alone"),
         (
             ["bench", "--teacher", "resnet14", "--student", "resnet8", "--image", "32x32"],
             2,
@@ -130,7 +160,7 @@ def test_bench_measures_texts_and_generators(
         (
             ["bench", "--teacher", "vdcnn9", "--student", "resnet8"],
             1,
-            "student must read the teacher's texts [1014], got images [3, 32, 32]",
+            "resnet8 must read what vdcnn9 does, texts [1014], got images [3, 32, 32]",
         ),
     ],
 )
