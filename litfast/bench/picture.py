@@ -18,7 +18,7 @@ Document = Mapping[str, Any]
 # the teacher muted, the student warm
 COLOURS = ("#5b6b7f", "#d1603d", "#2a8a8a", "#b08900", "#7a5aa6", "#3f6fb5", "#a8437e", "#64862b", "#8a5a44",
            "#d98cb3", "#3b3b3b")  # fmt: skip
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h")
 
 
 def draw(document: Document, path: str | Path) -> None:

@@ -121,10 +121,10 @@ def notes(document: Document) -> list[str]:
     lines += [
         f"{_name(row)}, {load['clients']} clients: no throughput: {load['reason']}"
         for row in rows
-        for load in row["loads"]
+        for load in row.get("loads", ())
         if load["reason"]
     ]
-    smaller = {(*cell(row), row["asked"]) for row in rows if row["asked"]}
+    smaller = {(*cell(row), row["asked"]) for row in rows if row.get("asked")}
     lines += [
         f"{mode} {precision} batch {asked}: no memory for it, batch {batch} was measured instead"
         for batch, mode, precision, asked in sorted(smaller)

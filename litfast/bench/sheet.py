@@ -50,21 +50,22 @@ def summary(document: Document) -> Sheet:
 def latencies(document: Document) -> Sheet:
     """Every row with its percentiles; the speed-up stands beside the contender that has it.
 
-    The host's wall time has a column where the GPU's time was taken, energy where it was counted.
+    The host's wall time has a column where the GPU's time was taken, energy where it was counted. What a
+    document of an older version lacks is left open.
     """
     ratios = {(*cell(ratio), ratio["contender"]): ratio for ratio in document["ratios"]}
     rows = document["rows"]
     own = {f"p{q}": f"p{q}_ms" for q in (50, 90, 95, 99)} | {"mean": "mean_ms", "std": "std_ms"}
-    if any(row["gpu_p50_ms"] is not None for row in rows):
+    if any(row.get("gpu_p50_ms") is not None for row in rows):
         own |= {"host p50": "host_p50_ms", "host p99": "host_p99_ms"}
-    energy = any(row["joules_per_sample"] is not None for row in rows)
+    energy = any(row.get("joules_per_sample") is not None for row in rows)
     head = [*WORDS, *own, "samples/s", "peak memory", *(["mJ/sample"] * energy), "speed-up (p10 to p90)"]
     lines = []
     for row in rows:
-        joules = row["joules_per_sample"]
-        line = [*_words(row), row["contender"], *(milliseconds(row[key]) for key in own.values())]
+        joules, peak = row.get("joules_per_sample"), row.get("peak_memory_bytes")
+        line = [*_words(row), row["contender"], *(milliseconds(row.get(key)) for key in own.values())]
         line.append(_rate(row["samples_per_s"]))
-        line.append("-" if row["peak_memory_bytes"] is None else size(row["peak_memory_bytes"]))
+        line.append("-" if peak is None else size(peak))
         line += ["-" if joules is None else milliseconds(1000 * joules)] * energy
         lines.append([*line, gain(ratios.get((*cell(row), row["contender"])))])
     return Sheet("Latency, ms", head, lines, _sections(rows))
@@ -75,9 +76,9 @@ def throughput(document: Document) -> Sheet | None:
     ratios = {
         (*cell(ratio), ratio["contender"], load["clients"]): load
         for ratio in document["ratios"]
-        for load in ratio["loads"]
+        for load in ratio.get("loads", ())
     }
-    loaded = [(row, load) for row in document["rows"] for load in row["loads"]]
+    loaded = [(row, load) for row in document["rows"] for load in row.get("loads", ())]
     if not loaded:
         return None
     times = [f"p{q}" for q in (50, 90, 95, 99)]

@@ -141,7 +141,7 @@ def _said(reads: Input) -> str:
 def _names(paths: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that tell them apart."""
     places = [path.resolve() for path in paths]
-    for parts in range(1, max(len(place.parts) for place in places)):
+    for parts in range(1, max((len(place.parts) for place in places), default=0)):
         names = ["/".join(place.parts[-parts:]) for place in places]
         if len(set(names)) == len(names):
             return names

@@ -64,6 +64,17 @@ def test_a_gpu_has_columns_for_what_the_host_waited(document: dict[str, Any]) ->
     assert "| host p50 | host p99 |" in report.markdown(document)
 
 
+def test_a_document_of_an_older_version_is_shown_too(document: dict[str, Any]) -> None:
+    new = ("p95_ms", "gpu_p50_ms", "host_p50_ms", "peak_memory_bytes", "joules_per_sample", "loads", "asked")
+    for each in document["rows"]:
+        for key in new:
+            del each[key]
+    for ratio in document["ratios"]:
+        del ratio["loads"]
+    assert "tie (0.90 to 1.11)" in printed(report.latencies(document))
+    assert len(report.notes(document)) == 2
+
+
 def test_many_models_have_a_short_title(document: dict[str, Any]) -> None:
     document["models"] = [document["models"][0] | {"name": f"m{at}"} for at in range(4)]
     assert "4 models" in printed(report.summary(document), width=120)
