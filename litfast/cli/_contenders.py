@@ -74,7 +74,7 @@ def gathered(
             raise ValueError(f"bench: models must have names of their own, got {key} twice")
         model = create(name, **made)
         models = {key: model} | models if role == "teacher" else models | {key: model}
-        reads[key] = _input(model.model, made, characters)
+        reads[key] = input_of(model.model, made, characters)
     _check_alike({name: reads[name] for name in models})
     common = reads[next(iter(models))]
     if not runs:
@@ -123,7 +123,7 @@ def _check_sizes(reads: Input, image: str | None, length: int | None) -> None:
         raise ValueError(f"bench: {option} must be left out with models of {_said(reads)}, got {given}")
 
 
-def _input(model: nn.Module, made: dict[str, Any], characters: int) -> Input:
+def input_of(model: nn.Module, made: dict[str, Any], characters: int) -> Input:
     """What a named model reads: ids of characters or of words, images, images with their domains' planes."""
     match model:
         case VDCNN() | LSTMLM():

@@ -9,7 +9,7 @@ from torch import nn
 
 from litfast import build, lfc
 from litfast.bench import metric, quick, report
-from litfast.cli import _card, _console, _translation
+from litfast.cli import _card, _console, _planned, _translation
 from litfast.cli._judge import Judge
 from litfast.config import Config
 from litfast.engine.rundir import RunDirectory
@@ -56,6 +56,8 @@ def collect(
         "precision": precision,
     }
     results |= _measure(models, experiment, judged, files)
+    settled = experiment.config.plan
+    results["plans"] = _planned.verify(settled, models, input=experiment.input, run=run.path)
     run.write("model.json", model_document(experiment, judged))
     run.write("results.json", results)
     run.write_text("README.md", _card.text(experiment, results))
@@ -107,7 +109,7 @@ def show(results: dict[str, Any], run: RunDirectory, *, as_json: bool) -> None:
         said = f"{figure} is of {results['samples']['test']} test {results['unit']} of {results['data']}"
         ensemble = results.get("test_accuracy", {}).get("ensemble")
         _console.say(said + ("" if ensemble is None else f"; ensemble of all generations: {ensemble:.2f} %"))
-    for line in phase_lines(results):
+    for line in [*phase_lines(results), *_planned.lines(results["plans"])]:
         _console.say(line)
     for name, phase in results["phases"].items():
         if phase["best"] is not None:

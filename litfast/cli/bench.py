@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from litfast.bench import picture, report
-from litfast.cli import _console, _contenders, _measuring
+from litfast.cli import _console, _contenders, _measuring, _planned
 from litfast.cli._contenders import IMAGE, LENGTH
 
 
@@ -81,10 +81,14 @@ def bench(
         )
     models, reads, known = _contenders.gathered(paths, teacher, students, image, length)
     document = cells.measure(models, reads, **known)
+    document["plans"] = _planned.verify_runs(paths, seconds)
+    document["checks"] |= _planned.checks(document["plans"])
     if as_json:
         _console.print_json(document)
     else:
         report.show(document, _console.out)
+        for line in _planned.lines(document["plans"]):
+            _console.say(line)
     folder = out or (paths[0] if len(paths) == 1 else None)
     if folder is not None:
         file = folder if folder.suffix in _measuring.ENDINGS else folder / "bench.png"

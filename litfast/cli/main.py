@@ -13,6 +13,7 @@ from litfast.cli.data import app as data
 from litfast.cli.eval import evaluate
 from litfast.cli.export import export
 from litfast.cli.info import info
+from litfast.cli.plan import plan
 from litfast.cli.search import search
 from litfast.cli.sweep import sweep
 from litfast.cli.train import train
@@ -45,6 +46,7 @@ def _app(
 app.command()(train)
 app.command()(sweep)
 app.command()(search)
+app.command()(plan)
 app.command()(bench)
 app.command()(compare)
 app.command(name="eval")(evaluate)

@@ -14,6 +14,7 @@ from litfast.config.tables import DataConfig as DataConfig
 from litfast.config.tables import DiscriminatorConfig as DiscriminatorConfig
 from litfast.config.tables import EngineConfig as EngineConfig
 from litfast.config.tables import MethodConfig as MethodConfig
+from litfast.config.tables import PlanConfig as PlanConfig
 from litfast.config.tables import ScoresConfig as ScoresConfig
 from litfast.config.tables import StudentConfig as StudentConfig
 from litfast.config.tables import TeacherConfig as TeacherConfig

@@ -166,6 +166,32 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PlanConfig:
+    """What `litfast plan` expects of the student; it trains nothing and is checked at the end of the run.
+
+    `target_ms` is the latency asked for, `times` how many times faster than the teacher where that was asked.
+    All times are of one batch in one mode and precision, on one machine; `shape` is one sample's.
+    """
+
+    target_ms: float
+    predicted_ms: float
+    teacher_ms: float
+    batch: int
+    threads: int
+    device: str
+    shape: tuple[int, ...]
+    machine: str
+    times: float | None = None
+    mode: str = "eager"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for key in ("target_ms", "predicted_ms", "batch", "threads"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"recipe: plan.{key} must be above 0, got {getattr(self, key)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """A whole recipe. `phases` holds one Schedule a phase, by the names that the method gives its phases."""
 
@@ -178,6 +204,7 @@ class Config:
     scores: ScoresConfig = field(default_factory=ScoresConfig)
     phases: dict[str, Schedule] = field(default_factory=dict)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    plan: PlanConfig | None = None
 
     def __post_init__(self) -> None:
         batch, parts = self.data.batch, self.engine.accumulate
