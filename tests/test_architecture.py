@@ -44,7 +44,13 @@ ONLY_IN = {
     "nvidia": ("data/dali.py", "data/_dali_"),
     "litfast._C": ("ops/_library.py",),
     "tomllib": ("config/reading.py",),
-    "matplotlib": ("bench/picture.py", "bench/picture_cells.py", "bench/picture_runs.py"),
+    "matplotlib": (
+        "bench/picture.py",
+        "bench/picture_cells.py",
+        "bench/picture_page.py",
+        "bench/picture_runs.py",
+    ),
+    "jinja2": ("bench/page.py",),
     "PIL": ("bench/grid.py", "data/contact_sheet.py", "data/decode.py"),
 }
 HEAVY = (
@@ -55,6 +61,7 @@ HEAVY = (
     "tensorboard",
     "torch.utils.tensorboard",
     "matplotlib",
+    "jinja2",
     "safetensors",
     "PIL",
 )

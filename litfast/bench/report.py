@@ -40,7 +40,7 @@ def summary(document: Document) -> Table:
         ("depth", "depth", _count),
         ("parameters", "parameters", _count),
         ("macs", "MACs a sample", _millions),
-        ("weights_bytes", "weights", _size),
+        ("weights_bytes", "weights", size),
     ):
         values = [model[key] for model in models]
         rows.append([label, *map(text, values), _times(values[0] / values[-1]) if values[-1] else ""])
@@ -97,18 +97,24 @@ def runs(document: Document) -> Table:
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for model in models:
-        sizes = [_count(model["depth"]), _short(model["parameters"]), _short(model["macs"])]
+        sizes = [_count(model["depth"]), short(model["parameters"]), short(model["macs"])]
         values = [*([model["before"]] if earlier else []), model["score"]]
         table.add_row(
             f"{model['name']} *" if model["best"] else model["name"],
             model["method"],
             model["model"],
             *sizes,
-            _size(model["weights_bytes"]),
+            size(model["weights_bytes"]),
             *map(metric.text, values),
             *(milliseconds(times[(*cell, model["name"])]) for cell in cells),
         )
     return table
+
+
+def plain(table: Table) -> list[list[str]]:
+    """Head and rows of a table as text, for a page."""
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    return [list(line) for line in zip(*columns, strict=True)]
 
 
 def notes(document: Document) -> list[str]:
@@ -185,7 +191,8 @@ def _count(value: int) -> str:
     return f"{value:,}"
 
 
-def _short(value: int) -> str:
+def short(value: int) -> str:
+    """A count in millions, a small one in full."""
     return f"{value / 1e6:,.2f} M" if value >= 1e4 else f"{value:,}"
 
 
@@ -193,5 +200,6 @@ def _millions(value: int) -> str:
     return f"{value / 1e6:,.2f} M"
 
 
-def _size(value: int) -> str:
+def size(value: int) -> str:
+    """Bytes for people."""
     return f"{value / 2**20:,.2f} MiB" if value >= 2**20 else f"{value / 2**10:,.1f} KiB"

@@ -60,7 +60,7 @@ def compare(
         _check_words(runs, out)
     found = [_runs.finished(run) for run in runs]
     _check_alike(found)
-    entries, models = _entries(found)
+    entries, models = lineup(found)
     place = build.device(device)
     metric, _ = judged(found[0].results)
     document = measure(
@@ -134,7 +134,7 @@ def _judged_by(run: _runs.Finished) -> str:
     return f"{said}, judged by {extractor}" if extractor else said
 
 
-def _entries(runs: Sequence[_runs.Finished]) -> tuple[list[dict[str, Any]], dict[str, SectionedModel]]:
+def lineup(runs: Sequence[_runs.Finished]) -> tuple[list[dict[str, Any]], dict[str, SectionedModel]]:
     """A line a model, teachers first: what its run says of it; and the models by name."""
     names = _names([run.path for run in runs])
     students = {_digest(run.weights["student"]): name for name, run in zip(names, runs, strict=True)}

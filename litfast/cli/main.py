@@ -13,6 +13,7 @@ from litfast.cli.data import app as data
 from litfast.cli.eval import evaluate
 from litfast.cli.export import export
 from litfast.cli.info import info
+from litfast.cli.report import report
 from litfast.cli.search import search
 from litfast.cli.sweep import sweep
 from litfast.cli.train import train
@@ -47,6 +48,7 @@ app.command()(sweep)
 app.command()(search)
 app.command()(bench)
 app.command()(compare)
+app.command()(report)
 app.command(name="eval")(evaluate)
 app.command()(export)
 app.command()(info)
