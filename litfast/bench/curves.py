@@ -21,6 +21,8 @@ class Panel:
         series: points (epoch, value) by name.
         phases: where each begins, in epochs done before it, by name; empty where the panel is of one phase.
         levels: values to compare with, by name.
+        epochs: how many the panel spans.
+        from_zero: whether the axis of the values begins at 0.
     """
 
     title: str
@@ -28,6 +30,8 @@ class Panel:
     series: Mapping[str, Points]
     phases: Mapping[str, int] = field(default_factory=dict)
     levels: Mapping[str, float] = field(default_factory=dict)
+    epochs: int
+    from_zero: bool = False
 
 
 def losses(rows: Sequence[Row]) -> list[Panel]:
@@ -45,10 +49,11 @@ def losses(rows: Sequence[Row]) -> list[Panel]:
         series = {branch: _points(of_phase, f"{branch}.loss") for branch in branches}
         if len(branches) == 1:
             series |= parts[branches[0]]
-        panels.append(Panel(title=f"Loss in phase {phase}", unit="loss", series=series))
+        epochs = len(of_phase)
+        panels.append(Panel(title=f"Loss in phase {phase}", unit="loss", series=series, epochs=epochs))
         if len(branches) > 1:
             panels += [
-                Panel(title=f"Loss of {branch} in phase {phase}", unit="loss", series=series)
+                Panel(title=f"Loss of {branch} in phase {phase}", unit="loss", series=series, epochs=epochs)
                 for branch, series in parts.items()
                 if len(series) > 1
             ]
@@ -71,7 +76,12 @@ def merits(rows: Sequence[Row], levels: Mapping[str, Mapping[str, float]]) -> li
             tested = {f"{name}, test": value for name, value in levels.get(metric, {}).items()}
             panels.append(
                 Panel(
-                    title=metric.capitalize(), unit=unit, series=series, phases=_starts(rows), levels=tested
+                    title=metric.capitalize(),
+                    unit=unit,
+                    series=series,
+                    phases=_starts(rows),
+                    levels=tested,
+                    epochs=len(rows),
                 )
             )
     return panels
@@ -80,24 +90,21 @@ def merits(rows: Sequence[Row], levels: Mapping[str, Mapping[str, float]]) -> li
 def timing(rows: Sequence[Row]) -> list[Panel]:
     """Samples a second over the whole run, and the share of the time that a step waited for data."""
     waited = [{**row, "data_wait": 100 * row["data_wait"]} for row in rows if "data_wait" in row]
-    panels = [
+    return [
         Panel(
-            title="Throughput",
-            unit="samples/s",
-            series={
-                "training": _points(rows, "samples_per_s"),
-                "steps alone": _points(rows, "step_samples_per_s"),
-            },
+            title=title,
+            unit=unit,
+            series={title.lower(): points},
             phases=_starts(rows),
-        ),
-        Panel(
-            title="Waiting for data",
-            unit="% of the time",
-            series={"waiting": _points(waited, "data_wait")},
-            phases=_starts(rows),
-        ),
+            epochs=len(rows),
+            from_zero=True,
+        )
+        for title, unit, points in (
+            ("Throughput", "samples/s", _points(rows, "samples_per_s")),
+            ("Waiting for data", "% of the time", _points(waited, "data_wait")),
+        )
+        if points
     ]
-    return [panel for panel in panels if any(panel.series.values())]
 
 
 def _parts(rows: Sequence[Row], branch: str) -> dict[str, Points]:

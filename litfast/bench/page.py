@@ -26,7 +26,9 @@ class Chapter:
 
     Attributes:
         name: of the run; no two alike on a page.
-        about: one line.
+        method: its name.
+        models: their names, "resnet56 → resnet20".
+        data: one line on the samples.
         metric: what its models are judged by.
         scores: their values on the test split, by model.
         rows: the journal.
@@ -42,7 +44,9 @@ class Chapter:
     """
 
     name: str
-    about: str
+    method: str
+    models: str
+    data: str
     metric: Metric
     scores: Mapping[str, float]
     rows: Sequence[Mapping[str, Any]]
@@ -111,7 +115,7 @@ def _view(chapter: Chapter) -> dict[str, Any]:
     measured = chapter.benched or chapter.measured
     return {
         "name": chapter.name,
-        "about": chapter.about,
+        "about": f"{chapter.method}: {chapter.models}, {chapter.data}",
         "tiles": _tiles(chapter),
         "models": _with_scores(report.plain(report.summary(chapter.measured)), chapter),
         "marks": chapter.marks,
@@ -166,7 +170,8 @@ def _with_scores(table: list[list[str]], chapter: Chapter) -> list[list[str]]:
     """The table of the models with the metric first where the summary does not know it."""
     if any(chapter.metric.name in line[0] for line in table):
         return table
-    values = [chapter.metric.text(chapter.scores.get(name)) for name in table[0][1:]]
+    scores = chapter.scores
+    values = [chapter.metric.text(scores[name]) if name in scores else "" for name in table[0][1:]]
     return [table[0], [chapter.metric.name, *values], *table[1:]]
 
 
@@ -201,7 +206,7 @@ def _similarity(chapter: Chapter) -> dict[str, Any] | None:
 
 def _overview(chapters: Sequence[Chapter]) -> Table:
     """A line a run: what it reached, and how much smaller and faster than its own teacher."""
-    head = ["run", "about", "test", "teacher's", "parameters", "weights", "speed-up"]
+    head = ["run", "test", "teacher's", "speed-up", "parameters", "weights", "method", "models"]
     lines = []
     for chapter in chapters:
         last = chapter.measured["models"][-1]
@@ -213,12 +218,13 @@ def _overview(chapters: Sequence[Chapter]) -> Table:
         lines.append(
             [
                 chapter.name,
-                chapter.about,
                 f"{metric.name} {metric.text(chapter.scores.get(last['name']))}",
                 metric.text(chapter.scores.get("teacher")),
+                ", ".join(gains) or "-",
                 report.short(last["parameters"]),
                 report.size(last["weights_bytes"]),
-                ", ".join(gains) or "-",
+                chapter.method,
+                chapter.models,
             ]
         )
     return [head, *lines]

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 WIDTH, HEIGHT = 4.4, 2.9  # inches: at the width of a phone the letters stay readable
+LETTERS = 64  # of a phase's name that the width of a panel holds
 INK, MUTED, LINE = "#222222", "#555555", "#e3e3e3"
 # What the page calls each colour that is drawn with.
 VARIABLES = {
     **{colour: f"var(--c{at})" for at, colour in enumerate(COLOURS)},
     **dict.fromkeys((INK, "#333333"), "var(--ink)"),
-    **dict.fromkeys((MUTED, "#aaaaaa", "#c8c8c8"), "var(--muted)"),
-    **dict.fromkeys((LINE, "#ececec"), "var(--line)"),
+    **dict.fromkeys((MUTED, "#aaaaaa"), "var(--muted)"),
+    **dict.fromkeys((LINE, "#ececec", "#c8c8c8"), "var(--line)"),
     "#ffffff": "var(--paper)",
 }
 STYLE = {
@@ -88,11 +89,13 @@ def curves(panel: Panel, title: str) -> str:
     for at, (name, value) in enumerate(panel.levels.items()):
         colour = COLOURS[0] if name.startswith("teacher") else _series(len(panel.series) + at)
         axis.axhline(value, label=name, color=colour, linestyle="--", linewidth=1.1)
-    _phases(axis, panel.phases)
+    _phases(axis, panel.phases, panel.epochs)
     values = [value for points in panel.series.values() for _, value in points]
     if not panel.levels and values and min(values) > 0 and max(values) > WIDE * min(values):
         _logarithmic(axis)
-    _whole_epochs(axis)
+    if panel.from_zero:
+        axis.set_ylim(bottom=0)
+    _whole_epochs(axis, panel.epochs)
     axis.set_ylabel(panel.unit)
     return _svg(figure, title)
 
@@ -189,16 +192,20 @@ def _series(at: int) -> str:
     return COLOURS[1:][at % (len(COLOURS) - 1)]
 
 
-def _phases(axis: Axes, phases: Mapping[str, int]) -> None:
+def _phases(axis: Axes, phases: Mapping[str, int], epochs: int) -> None:
+    """The name of every phase above its first epoch, on a line where there is room, and where it begins."""
     if len(phases) < 2:
         return
-    for at, (name, done) in enumerate(phases.items()):
+    ends: list[float] = []  # of what stands on each line so far, in epochs
+    for name, done in phases.items():
         if done:
             axis.axvline(done + 0.5, color=LINE, linewidth=1)
+        line = next((at for at, end in enumerate(ends) if end <= done), len(ends))
+        ends[line : line + 1] = [done + epochs * (len(name) + 2) / LETTERS]
         axis.annotate(
             name,
             (done + 0.5, 1),
-            (3, 2 + 9 * (at % 2)),  # neighbours of one short phase stand on two lines
+            (2, 2 + 9 * line),
             xycoords=axis.get_xaxis_transform(),
             textcoords="offset points",
             fontsize=7.5,
@@ -206,10 +213,11 @@ def _phases(axis: Axes, phases: Mapping[str, int]) -> None:
         )
 
 
-def _whole_epochs(axis: Axes) -> None:
+def _whole_epochs(axis: Axes, epochs: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.set_xlim(0.5, epochs + 0.5)
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axis.set_xlabel("epoch")
 
 

@@ -51,7 +51,8 @@ def _batches(run: _runs.Finished, samples: str, count: int) -> tuple[list[Tensor
                 raise
             why = f" (no test samples: {error})"
     drawn = run.data.input.example(count, generator=torch.Generator().manual_seed(0))
-    return [_read(run, part) for part in drawn.split(BATCH)], f"{count} random samples{why}"
+    said = f"{count} random samples, unlike any that the models were trained on{why}"
+    return [_read(run, part) for part in drawn.split(BATCH)], said
 
 
 def _tested(run: _runs.Finished, count: int) -> Iterator[Tensor]:

@@ -92,7 +92,9 @@ def _chapter(name: str, run: _runs.Finished, samples: str, count: int) -> page.C
     drawn = run.path / _translation.PICTURE
     return page.Chapter(
         name=name,
-        about=_about(run),
+        method=run.config.method.name,
+        models=_names(run),
+        data=_data(run),
         metric=metric,
         scores=scores,
         rows=folder.rows(),
@@ -108,12 +110,13 @@ def _chapter(name: str, run: _runs.Finished, samples: str, count: int) -> page.C
     )
 
 
-def _about(run: _runs.Finished) -> str:
-    specs = {role: (model.spec or {}).get("name", "a model") for role, model in run.models.items()}
-    pair = " → ".join(specs.values())
+def _names(run: _runs.Finished) -> str:
+    return " → ".join((model.spec or {}).get("name", "a model") for model in run.models.values())
+
+
+def _data(run: _runs.Finished) -> str:
     sizes = run.results["samples"]
-    data = f"{sizes['train']:,} training and {sizes['test']:,} test {run.data.unit} of {run.data.name}"
-    return f"{run.config.method.name}: {pair}, {data}"
+    return f"{sizes['train']:,} training and {sizes['test']:,} test {run.data.unit} of {run.data.name}"
 
 
 def _marks_of(results: Mapping[str, Any]) -> page.Table | None:
