@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from litfast.bench import curves, picture_page, report
 from litfast.bench.metric import Metric
+from litfast.bench.picture import COLOURS
 from litfast.bench.similarity import Similarity
 from litfast.bench.stats import exact, timed
 
@@ -88,7 +89,7 @@ def write(
     text = _template().render(
         title=title,
         made=made,
-        colours=picture_page.COLOURS,
+        colours=COLOURS,
         overview=_overview(chapters) if len(chapters) > 1 else None,
         worth=_worth(chapters[0].metric, marks) if marks else [],
         chapters=[_view(chapter) for chapter in chapters],
@@ -236,7 +237,7 @@ def _worth(metric: Metric, marks: Sequence[Mark]) -> list[Figure]:
     said = f"median latency, ms (batch {cell['batch']}, {cell['mode']} {cell['precision']})"
     largest = max(mark.weights_bytes for mark in marks)
     unit, one = ("MiB", 1 << 20) if largest >= 1 << 20 else ("KiB", 1 << 10)
-    colours = [picture_page.COLOURS[mark.colour % len(picture_page.COLOURS)] for mark in marks]
+    colours = [COLOURS[mark.colour % len(COLOURS)] for mark in marks]
     times = [(m.name, timed(m.latency), m.score, c) for m, c in zip(marks, colours, strict=True)]
     sizes = [(m.name, exact(m.weights_bytes / one), m.score, c) for m, c in zip(marks, colours, strict=True)]
     title = metric.name.capitalize() if metric.name.islower() else metric.name

@@ -8,7 +8,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 from litfast.bench.curves import Panel
 from litfast.bench.metric import Metric
@@ -129,17 +129,17 @@ def alike(found: Sequence[Similarity], title: str) -> str:
     """Relative error and linear CKA of every part, side by side."""
     figure = blank(WIDTH, HEIGHT)
     axis = figure.subplots()
-    places = range(len(found))
     for shift, colour, label, values in (
         (-0.2, COLOURS[1], "relative error", [one.relative_error for one in found]),
         (0.2, COLOURS[2], "linear CKA", [one.cka for one in found]),
     ):
-        known = [(at + shift, value) for at, value in zip(places, values, strict=True) if value is not None]
-        if known:
-            axis.bar(*zip(*known, strict=True), width=0.36, color=colour, label=label)
+        known = {at + shift: value for at, value in enumerate(values) if value is not None}
+        axis.bar(list(known), list(known.values()), width=0.36, color=colour, label=label)
     axis.axhline(1, color=MUTED, linewidth=0.8, linestyle=":")
     slant = 0 if sum(len(one.part) + 2 for one in found) < 55 else 35
-    axis.set_xticks(places, [one.part for one in found], rotation=slant, ha="right" if slant else "center")
+    axis.set_xticks(
+        range(len(found)), [one.part for one in found], rotation=slant, ha="right" if slant else "center"
+    )
     axis.tick_params(axis="x", length=0)
     return _svg(figure, title)
 
@@ -233,7 +233,7 @@ def _logarithmic(axis: Axes) -> None:
     axis.yaxis.set_minor_locator(NullLocator())
 
 
-def _svg(figure: Figure, title: str, *, grid: str = "y") -> str:
+def _svg(figure: Figure, title: str, *, grid: Literal["x", "y"] = "y") -> str:
     """The figure's one axis with a legend and without a box, as SVG."""
     (axis,) = figure.axes
     axis.spines[["top", "right"]].set_visible(False)

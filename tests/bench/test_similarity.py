@@ -26,11 +26,11 @@ def test_it_is_the_papers_formula_on_features() -> None:
 
 
 def test_the_debiased_one_averages_over_all_four_different_samples() -> None:
-    x, y = drawn(6, 3), drawn(6, 4, seed=1)
+    x, y = drawn(5, 3), drawn(5, 4, seed=1)
     y[:, :3] += x
 
     def hsic(k: Tensor, l: Tensor) -> float:  # noqa: E741
-        fours = list(permutations(range(6), 4))
+        fours = list(permutations(range(5), 4))
         terms = [k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q]) for i, j, q, r in fours]
         return float(sum(terms)) / len(fours)
 
@@ -87,7 +87,7 @@ def test_a_model_is_like_itself_in_every_part() -> None:
 def test_the_relative_error_is_over_all_samples_however_they_are_cut() -> None:
     teacher, student, samples = network(4, "one"), network(4, "one", seed=1), drawn(9, 6).float()
     whole, cut = (by_section(teacher, student, samples.split(size)) for size in (9, 4))
-    taught, own = teacher.observe(samples)[1], student.observe(samples)[1]
+    taught, own = (model.observe(samples)[1].detach() for model in (teacher, student))
     assert whole[-1].relative_error == pytest.approx(float((own - taught).norm() / taught.norm()), rel=1e-5)
     for one, other in zip(whole, cut, strict=True):
         assert one.relative_error == pytest.approx(other.relative_error, rel=1e-5)

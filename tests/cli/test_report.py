@@ -35,7 +35,7 @@ def test_a_run_becomes_a_page_in_its_folder(copied: Path, litfast: Litfast) -> N
     parts = {one["part"]: one for one in run["similarity"]}
     assert list(parts) == ["stem", "layer1", "layer2", "layer3", "output"]
     assert parts["stem"]["relative_error"] == 0  # copied from the teacher and frozen
-    assert 0 < parts["layer3"]["relative_error"] and parts["layer3"]["cka"] <= 1
+    assert parts["layer3"]["relative_error"] > 0 and parts["layer3"]["cka"] <= 1
     text = (copied / "report.html").read_text()
     for said in ("lit: resnet14 → resnet8", "Loss in phase sections", "the loader&#39;s own", "config.toml"):
         assert said in text, said
