@@ -91,10 +91,10 @@ def curves(panel: Panel, title: str) -> str:
         axis.axhline(value, label=name, color=colour, linestyle="--", linewidth=1.1)
     _phases(axis, panel.phases, panel.epochs)
     values = [value for points in panel.series.values() for _, value in points]
-    if not panel.levels and values and min(values) > 0 and max(values) > WIDE * min(values):
-        _logarithmic(axis)
     if panel.from_zero:
         axis.set_ylim(bottom=0)
+    elif not panel.levels and values and min(values) > 0 and max(values) > WIDE * min(values):
+        _logarithmic(axis)
     _whole_epochs(axis, panel.epochs)
     axis.set_ylabel(panel.unit)
     return _svg(figure, title)
