@@ -64,7 +64,7 @@ def draw(document: Document, path: str | Path) -> None:
         (right, *_sizes(models, worth)),
     ]
     for axis, label, points in panels:
-        _panel(axis, points, metric)
+        scatter(axis, points, metric)
         axis.set_xlabel(label)
     better = "higher" if metric.higher else "lower"
     left.set_ylabel(f"test {metric.label} ({better} is better)")
@@ -74,7 +74,7 @@ def draw(document: Document, path: str | Path) -> None:
     figure.supxlabel(
         f"{document['judged']}; {conditions(document)}", fontsize=8.5, color="#555555", x=0.01, ha="left"
     )
-    _name(figure, [(axis, points) for axis, _, points in panels])
+    name_points(figure, [(axis, points) for axis, _, points in panels])
     save(figure, path)
 
 
@@ -99,7 +99,8 @@ def _colours(methods: Sequence[str]) -> dict[str, str]:
     return ({"teacher": COLOURS[0]} if "teacher" in methods else {}) | found
 
 
-def _panel(axis: Axes, points: Sequence[Point], metric: Metric) -> None:
+def scatter(axis: Axes, points: Sequence[Point], metric: Metric) -> None:
+    """One panel: the score of every point over its cost, a line along those that no other beats."""
     costs = [cost[1] for _, cost, _, _ in points]
     best = front([(cost, exact(metric.cost(score))) for _, cost, score, _ in points])
     edge = sorted((cost[1], score) for (_, cost, score, _), on in zip(points, best, strict=True) if on)
@@ -127,7 +128,7 @@ def _logarithmic(axis: Axes) -> None:
     axis.xaxis.set_minor_locator(NullLocator())
 
 
-def _name(figure: Figure, panels: Sequence[tuple[Axes, Sequence[Point]]]) -> None:
+def name_points(figure: Figure, panels: Sequence[tuple[Axes, Sequence[Point]]]) -> None:
     """Write every name beside its point, where it hides least of what is there already."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -100,7 +100,7 @@ def runs(document: Document) -> Table:
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for model in models:
-        sizes = [count(model["depth"]), _short(model["parameters"]), _short(model["macs"])]
+        sizes = [count(model["depth"]), short(model["parameters"]), short(model["macs"])]
         values = [*([model["before"]] if earlier else []), model["score"]]
         table.add_row(
             f"{model['name']} *" if model["best"] else model["name"],
@@ -112,6 +112,12 @@ def runs(document: Document) -> Table:
             *(milliseconds(times[(*cell, model["name"])]) for cell in cells),
         )
     return table
+
+
+def plain(table: Table) -> list[list[str]]:
+    """Head and rows of a table as text, for a page."""
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    return [list(line) for line in zip(*columns, strict=True)]
 
 
 def notes(document: Document) -> list[str]:
@@ -153,5 +159,6 @@ def _name(row: Mapping[str, Any]) -> str:
     return f"{row['contender']} {row['mode']} {row['precision']} batch {row['batch']}"
 
 
-def _short(value: int) -> str:
+def short(value: int) -> str:
+    """A count in millions, a small one in full."""
     return f"{value / 1e6:,.2f} M" if value >= 1e4 else count(value)

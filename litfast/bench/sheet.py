@@ -21,6 +21,11 @@ class Sheet:
     rows: list[list[str]]
     begins: list[bool]
 
+    @property
+    def lines(self) -> list[list[str]]:
+        """Head and rows."""
+        return [self.head, *self.rows]
+
 
 def summary(document: Document) -> Sheet:
     """The models side by side, one property a line; the last column is what the last gains on the first.

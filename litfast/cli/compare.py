@@ -59,7 +59,7 @@ def compare(
         )
     found = [_runs.finished(run) for run in runs]
     _check_alike(found)
-    entries, models = _entries(found)
+    entries, models = lineup(found)
     metric, _ = judged(found[0].results)
     document = cells.measure(
         models, found[0].input, weights_bytes={entry["name"]: entry["weights_bytes"] for entry in entries}
@@ -123,7 +123,7 @@ def _judged_by(run: _runs.Finished) -> str:
     return f"{said}, judged by {extractor}" if extractor else said
 
 
-def _entries(runs: Sequence[_runs.Finished]) -> tuple[list[dict[str, Any]], dict[str, SectionedModel]]:
+def lineup(runs: Sequence[_runs.Finished]) -> tuple[list[dict[str, Any]], dict[str, SectionedModel]]:
     """A line a model, teachers first: what its run says of it; and the models by name."""
     chosen = _contenders.of_runs(runs)
     entries = [_entry(*each) for each in chosen]

@@ -14,6 +14,7 @@ from litfast.cli.eval import evaluate
 from litfast.cli.export import export
 from litfast.cli.info import info
 from litfast.cli.plan import plan
+from litfast.cli.report import report
 from litfast.cli.search import search
 from litfast.cli.sweep import sweep
 from litfast.cli.train import train
@@ -49,6 +50,7 @@ app.command()(search)
 app.command()(plan)
 app.command()(bench)
 app.command()(compare)
+app.command()(report)
 app.command(name="eval")(evaluate)
 app.command()(export)
 app.command()(info)
