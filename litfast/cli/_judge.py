@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from litfast.bench.metric import METRICS
 from litfast.data.loader import Loader
 from litfast.engine import evaluate
 from litfast.phase import Phase
@@ -24,8 +23,8 @@ class Judge:
     are finished are loaded one by one, and surgery is deterministic.
     """
 
-    def __init__(self, test: Loader, device: str) -> None:
-        self.test, self.device = test, device
+    def __init__(self, test: Loader, device: str, *, labelled: bool = True) -> None:
+        self.test, self.device, self.labelled = test, device, labelled
         self.found: dict[str, dict[str, Scores]] = {}
         self._seconds = 0.0
         self._last: tuple[dict[str, Tensor], Scores] | None = None  # weights, and how they do
@@ -47,8 +46,10 @@ class Judge:
         weights = {key: value.detach().clone() for key, value in model.to(self.device).state_dict().items()}
         if self._last is None or not _same(weights, self._last[0]):
             found = evaluate(model, self.test)
-            values = {name: getattr(found, name, None) for name in METRICS}
-            self._last = weights, {name: value for name, value in values.items() if value is not None}
+            scores = {"accuracy" if self.labelled else "agreement": found.accuracy}
+            if found.perplexity is not None:
+                scores["perplexity"] = found.perplexity
+            self._last = weights, scores
         self._seconds += time.perf_counter() - started
         return self._last[1]
 

@@ -167,7 +167,7 @@ def _judge(experiment: build.Experiment) -> Judge | None:
     """What judges the phases; None of generators, whose scores are taken once, at the end."""
     if experiment.discriminator is not None:
         return None
-    return Judge(experiment.test, str(experiment.config.engine.device))
+    return Judge(experiment.test, str(experiment.config.engine.device), labelled=experiment.data.labelled)
 
 
 def _run(
