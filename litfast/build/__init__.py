@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from litfast.build.checks import warnings as warnings
 from litfast.build.data import Data as Data
 from litfast.build.data import data as data
 from litfast.build.experiment import Experiment as Experiment

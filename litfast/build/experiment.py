@@ -110,15 +110,19 @@ class Experiment:
             raise ValueError("recipe: engine.keep must be last without validation samples, got 'best'")
         for way in self._ways():
             modes.check(*way, torch.device(engine.device))
-        plans = list(
-            plan(
-                self._copied().phases(),
-                self.train,
-                device=torch.device(engine.device),
-                precision=engine.precision,
-                accumulate=engine.accumulate,
+        options = {"precision": engine.precision, "accumulate": engine.accumulate}
+        try:
+            plans = list(
+                plan(self._copied().phases(), self.train, device=torch.device(engine.device), **options)
             )
-        )
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise MemoryError(
+                f"recipe: a step with data.batch {self.config.data.batch} must fit into the memory of "
+                f"{engine.device}, got out of memory; "
+                "choose a smaller data.batch, or a larger engine.accumulate"
+            ) from None
         if self.val is None and any(branch.schedule.patience for branch in plans):
             raise ValueError("recipe: patience must come with validation samples, got none (data.val)")
         return plans
@@ -218,6 +222,10 @@ def judging(data: Data, split: str, teacher: nn.Module | None) -> Loader | None:
     if teacher is None:
         raise ValueError(f"data: labels of {data.name} must be there to judge without a teacher, got none")
     return Predicted(loader, teacher)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def fast_bf16(device: str) -> bool:
