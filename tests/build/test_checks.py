@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(*sets: str, **teacher: object) -> config.Config:
     given = teacher or {"model": "resnet8", "train": {"epochs": 1, "lr": 0.1}}
     table = {
-        "data": {"name": "synthetic", "batch": 16, "mean": MEAN, "std": STD},
+        "data": {"name": "synthetic", "batch": 16, "options": {"size": 8}, "mean": MEAN, "std": STD},
         "teacher": given,
         "student": {"model": "resnet8"},
         "method": {"name": "kd"},
@@ -86,7 +87,7 @@ def test_near_chance_is_said_with_the_samples_that_were_looked_at(found: Found) 
 def test_it_measures_the_teacher_itself(weights: Path) -> None:
     experiment = build.experiment(recipe("val=64", model="resnet8", weights=str(weights)))
     with torch.no_grad():
-        head = [p for p in experiment.teacher.parameters()][-1]
+        *_, head = experiment.teacher.parameters()
         head.copy_(torch.tensor([1e6, 0.0, 0.0, 0.0]))  # one class for all images
     (line,) = build.warnings(experiment, [])
     assert line.startswith("teacher: accuracy must be above chance")
@@ -154,8 +155,6 @@ def test_out_of_memory_in_the_rehearsal_is_one_line(monkeypatch: pytest.MonkeyPa
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     experiment = build.experiment(recipe())
-    monkeypatch.setattr("litfast.build.experiment.plan", full)
-    with pytest.raises(
-        MemoryError, match=r"recipe: a step with data.batch 16 must fit into the memory of cpu"
-    ):
+    monkeypatch.setattr(sys.modules["litfast.build.experiment"], "plan", full)
+    with pytest.raises(MemoryError, match=r"a step with data.batch 16 must fit into the memory of cpu"):
         experiment.rehearse()
