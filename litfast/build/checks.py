@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def _accuracy(teacher: nn.Module, loader: Loader, classes: int, samples: str) ->
         )
 
 
-def _recorded(weights: Path, form: Any) -> Iterator[str]:
+def _recorded(weights: Path, form: Mapping[str, Any]) -> Iterator[str]:
     """What the run that the weights come from wrote down of its images."""
     file = weights.with_name("model.json")
     try:
@@ -131,8 +131,12 @@ def _statistics(teacher: nn.Module, images: Tensor) -> Iterator[str]:
     """What the first batch norm of the forward pass sees, against what it has learned."""
     seen: dict[str, Tensor] = {}
 
-    def look(name: str) -> Any:
-        return lambda layer, given: seen.setdefault(name, given[0]) if not seen else None
+    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def note(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+            if not seen:
+                seen[name] = given[0]
+
+        return note
 
     norms = {n: m for n, m in teacher.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
     hooks = [norm.register_forward_pre_hook(look(name)) for name, norm in norms.items()]

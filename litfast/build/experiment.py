@@ -110,7 +110,7 @@ class Experiment:
             raise ValueError("recipe: engine.keep must be last without validation samples, got 'best'")
         for way in self._ways():
             modes.check(*way, torch.device(engine.device))
-        options = {"precision": engine.precision, "accumulate": engine.accumulate}
+        options: dict[str, Any] = {"precision": engine.precision, "accumulate": engine.accumulate}
         try:
             plans = list(
                 plan(self._copied().phases(), self.train, device=torch.device(engine.device), **options)

@@ -110,3 +110,15 @@ def test_what_needs_labels_is_refused(sets: list[str], line: str, recipe: Path, 
     words = [word for text in sets for word in ("--set", text)]
     result = litfast("train", recipe, "--dry-run", *words)
     assert result.exit_code == 1 and line in result.output
+
+
+def test_a_wrong_normalisation_is_said_before_any_training_and_refused_on_request(
+    recipe: Path, litfast: Litfast
+) -> None:
+    wrong = ("train", recipe, "--dry-run", "--set", "data.mean=[90, 90, 90]")
+    line = "teacher: images must be normalised as in its training, got a mean "
+    said = litfast(*wrong)
+    assert said.exit_code == 0 and f"warning: {line}" in said.output
+    assert json.loads(litfast(*wrong, "--json").stdout)["warnings"][0].startswith(line)
+    refused = litfast(*wrong, "--set", "teacher.check=refuse")
+    assert refused.exit_code == 1 and f"litfast: {line}" in refused.output
