@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from litfast.bench import record
@@ -43,6 +44,41 @@ FAMILIES = {  # the student and its data: training -> record
     },
 }
 TRAININGS = ("scratch", "KD", "BAN", "LIT")
+TEACHER, STUDENT = "teacher", "student"  # of a run
+NEIGHBOURS = {  # the system and its task: what stands beside it, and itself; (record, model of the run)
+    "FitNets: ResNet-32 of width 8 beside labels alone, 4,000 CIFAR-10 images": (
+        ("cifar10_4000_resnet32_scratch", STUDENT),
+        ("cifar10_4000_resnet32_fitnets", STUDENT),
+    ),
+    "network slimming: ResNet-56, 40 % of the inner channels removed, 4,000 CIFAR-10 images": (
+        ("cifar10_4000_resnet56_slim", TEACHER),
+        ("cifar10_4000_resnet56_slim", STUDENT),
+    ),
+    "deep compression: LeNet-300-100, MNIST": (
+        ("mnist_lenet300_compressed", TEACHER),
+        ("mnist_lenet300_compressed", STUDENT),
+    ),
+    "deep compression: LeNet-5, MNIST": (
+        ("mnist_lenet5_compressed", TEACHER),
+        ("mnist_lenet5_compressed", STUDENT),
+    ),
+    "MetaDistiller: ResNet-20 beside labels alone, 4,000 images of CIFAR-10 JPEG-q75": (
+        ("cifar10_jpeg_4000_resnet20_scratch", STUDENT),
+        ("cifar10_jpeg_4000_resnet20_metadistiller", STUDENT),
+    ),
+    "GroupReduce: LSTM over War and Peace, its ends at a tenth, perplexity; beside a plain SVD": (
+        ("war_and_peace_lstm_svd", STUDENT),
+        ("war_and_peace_lstm_groupreduce", STUDENT),
+    ),
+    "the same beside the dense model": (
+        ("war_and_peace_lstm_groupreduce", TEACHER),
+        ("war_and_peace_lstm_groupreduce", STUDENT),
+    ),
+    "the same, its factors in 8 bits": (
+        ("war_and_peace_lstm_groupreduce", STUDENT),
+        ("war_and_peace_lstm_groupreduce8", STUDENT),
+    ),
+}
 LOADERS = ("pil", "batched crop", "torch", "dali", "resident")
 STEP = ("plain", "plain compile", "fused ops", "+ folded teacher", "+ work elimination")
 
@@ -70,6 +106,30 @@ def families() -> str:
         cells = [score(runs.get(way), "student") for way in TRAININGS]
         lines.append(f"| {student} | {score(runs['LIT'], 'teacher')} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def neighbours() -> str:
+    """One row a system: what stands beside it and what it makes, each with its bytes on disk."""
+    lines = ["| system and task | beside it | with it |", "|---|---|---|"]
+    for task, sides in NEIGHBOURS.items():
+        cells = [told(record.read(RESULTS / f"{name}.json")["results"], model) for name, model in sides]
+        lines.append(f"| {task} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def told(results: Mapping[str, Any], model: str) -> str:
+    """Mean score over the seeds, before a fine-tuning where surgery came first, and bytes on disk."""
+    metric, unit = ("perplexity", "") if "test_perplexity" in results else ("accuracy", " %")
+    values = [run[f"test_{metric}"][model] for run in results["runs"]]
+    said = f"{fmean(values):.2f}{unit}"
+    if len(values) > 1:
+        said += f" ± {stdev(values):.2f} ({len(values)} seeds)"
+    run = results["runs"][0]
+    *_, last = run["test_by_phase"].values()
+    if model == STUDENT and TEACHER in run[f"test_{metric}"] and "distill" not in run["test_by_phase"]:
+        said += f" ({last['before'][metric]:.2f}{unit} before its fine-tuning)"
+    size = next(one["weights_bytes"] for one in run["models"] if one["name"] == model)
+    return f"{said}, {size / 1000:,.0f} kB"
 
 
 def score(results: Mapping[str, Any] | None, model: str) -> str:
@@ -159,7 +219,14 @@ def gain(row: Mapping[str, Any] | None) -> str:
     return "tie" if row["tie"] else f"{row['speedup']:.1f}x"
 
 
-TABLES = {"results": results, "families": families, "ops": ops, "step": steps, "data": data}
+TABLES = {
+    "results": results,
+    "families": families,
+    "neighbours": neighbours,
+    "ops": ops,
+    "step": steps,
+    "data": data,
+}
 
 
 def main() -> None:

@@ -22,6 +22,11 @@ from typing import Any
 
 from litfast.bench import record
 
+WANTED = (  # of a run's results
+    *("method", "data", "samples", "test_accuracy", "test_perplexity", "scores", "test_by_phase", "phases"),
+    *("models", "seconds", "precision", "threads"),
+)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -72,8 +77,7 @@ def run(recipe: str, sets: list[str], seed: int, keep: str | None) -> dict[str, 
         answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         seconds = time.perf_counter() - started
     document = json.loads(answer.stdout)
-    wanted = ("method", "data", "samples", "test_accuracy", "test_perplexity", "scores", "phases", "seconds")
-    known = {key: document[key] for key in (*wanted, "precision", "threads") if key in document}
+    known = {key: document[key] for key in WANTED if key in document}
     return {"seed": seed, "resumed": resumed, "command_seconds": round(seconds, 1), **known}
 
 

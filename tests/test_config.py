@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +285,34 @@ def test_wrong_keys_of_every_family_are_named(key: str, value: Any, message: str
 def test_a_chain_leaves_out_what_is_of_one_student(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"student\.{key} must be left out with student\.chain, got"):
         parse({**PLAIN, "student": {"chain": [9], key: value}})
+
+
+def run_of(folder: Path, **spec: Any) -> Path:
+    folder.mkdir()
+    document = {
+        "model": {"name": "resnet8", "classes": 10, "channels": 3, **spec},
+        "weights": "student.safetensors",
+    }
+    (folder / "model.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_a_run_stands_for_the_model_and_the_weights_of_its_student(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "slim", blocks=None, option="A", inner=[8, 16, 40])
+    table = changed("teacher", {"run": str(run)})
+    (tmp_path / "next.toml").write_text(tomli_w.dumps(table))
+    taught = load(str(tmp_path / "next.toml"), [f"student={{run = '{run}'}}"])
+    assert taught.teacher is not None
+    assert (taught.teacher.model, taught.teacher.blocks) == ("resnet8", None)
+    assert taught.teacher.options == taught.student.options == {"option": "A", "inner": [8, 16, 40]}
+    assert taught.teacher.weights == taught.student.weights == str(run / "student.safetensors")
+
+
+def test_a_run_stands_alone_and_is_finished(recipe: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"recipe: teacher.run must stand in place of model, got both"):
+        load(recipe, [f"teacher.run={run_of(tmp_path / 'run')}"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        ValueError, match=r"recipe: student.run must be the folder of a finished run, .*, got "
+    ):
+        load(recipe, [f"student={{run = '{tmp_path / 'empty'}'}}"])

@@ -14,6 +14,7 @@ constexpr int kBytes = 32, kVectors = 2;
 constexpr int kBytes = 16, kVectors = 2;
 #endif
 constexpr int kRows = 6;
+constexpr int64_t kTerms = 64;  // added up one by one; the rounding of longer sums would grow with their length
 
 template <class A>
 struct VectorOf {
@@ -31,15 +32,23 @@ constexpr int kWidth = kVectors * kLanes<A>;
 template <class A, int R>
 LITFAST_MATH void tile(const A* x, int64_t x_stride, int64_t K, const A* panel, int64_t panel_stride, A* out,
                        int64_t out_stride) {
-  Vector<A> sums[R][kVectors] = {};
-  for (int64_t k = 0; k < K; ++k, panel += panel_stride) {
-    Vector<A> columns[kVectors];
-    for (int v = 0; v < kVectors; ++v) columns[v] = *reinterpret_cast<const Vector<A>*>(panel + v * kLanes<A>);
+  int64_t k = 0;
+  do {
+    const int64_t end = K - k > kTerms ? k + kTerms : K;
+    Vector<A> sums[R][kVectors] = {};
+    const bool first = k == 0;
+    for (; k < end; ++k, panel += panel_stride) {
+      Vector<A> columns[kVectors];
+      for (int v = 0; v < kVectors; ++v) columns[v] = *reinterpret_cast<const Vector<A>*>(panel + v * kLanes<A>);
+      for (int b = 0; b < R; ++b)
+        for (int v = 0; v < kVectors; ++v) sums[b][v] += x[b * x_stride + k] * columns[v];
+    }
     for (int b = 0; b < R; ++b)
-      for (int v = 0; v < kVectors; ++v) sums[b][v] += x[b * x_stride + k] * columns[v];
-  }
-  for (int b = 0; b < R; ++b)
-    for (int v = 0; v < kVectors; ++v) *reinterpret_cast<Vector<A>*>(out + b * out_stride + v * kLanes<A>) = sums[b][v];
+      for (int v = 0; v < kVectors; ++v) {
+        auto* place = reinterpret_cast<Vector<A>*>(out + b * out_stride + v * kLanes<A>);
+        *place = first ? sums[b][v] : *place + sums[b][v];
+      }
+  } while (k < K);
 }
 
 // As `tile` for up to kRows rows and all panels of n columns; out holds a whole panel beyond them.

@@ -11,7 +11,7 @@ from torch import nn
 
 from litfast.build.data import Data
 from litfast.build.method import trains_generator
-from litfast.config import Config, StudentConfig, TeacherConfig
+from litfast.config import OF_DATA, Config, StudentConfig, TeacherConfig
 from litfast.data.sets.items import Items
 from litfast.methods import METHODS, check_chain, check_labels
 from litfast.models import GENERATORS, MODELS, Input, create
@@ -35,7 +35,7 @@ class Samples(Protocol):
 
 
 OF_WORDS = ("scratch", "kd", "groupreduce")  # methods whose losses take logits [B, T, K]
-GIVEN = ("name", "classes", "channels", "size", "alphabet", "blocks")  # by a table's own keys and by the data
+GIVEN = ("name", "blocks", *OF_DATA)  # by a table's own keys and by the data
 
 
 def teacher(config: Config, data: Data) -> SectionedModel | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from litfast import build, lfc
 from litfast.bench import metric, quick, report
 from litfast.cli import _card, _console, _translation
+from litfast.cli._judge import Judge
 from litfast.config import Config
-from litfast.engine import evaluate
 from litfast.engine.rundir import RunDirectory
+from litfast.methods import ENSEMBLES, PACKED
 from litfast.models.ensemble import Ensemble
 from litfast.models.sectioned import SectionedModel
 
@@ -25,26 +28,26 @@ def collect(
     run: RunDirectory,
     experiment: build.Experiment,
     seconds: dict[str, float],
-    by_phase: Mapping[str, Mapping[str, Any]],
+    judge: Judge | None,
 ) -> dict[str, Any]:
     """Everything the run is judged by; also writes weights, model.json, results.json and the model card.
 
-    `by_phase` is what the run's `Judge` found before and after each phase.
+    `judge` has watched the phases; None of generators, which have scores of their own.
     """
     precision = experiment.config.engine.precision
     models = experiment.models
     files = {name: run.write_weights(f"{name}.safetensors", model) for name, model in models.items()}
-    if experiment.config.method.name == "deep_compression":  # whose last stage is the file
+    if experiment.config.method.name in PACKED:
         state = experiment.student.state_dict()
         files["student"] = lfc.save(run.path / "student.lfc", state, spec=experiment.student.spec)
-    judged = _judged(run, experiment)
+    judged = _judged(run, experiment, judge)
     results: dict[str, Any] = {
         "method": experiment.config.method.name,
         "data": experiment.data.name,
         "unit": experiment.data.unit,
         "samples": {split: experiment.data.size(split) for split in ("train", "test")},
         **judged,
-        "test_by_phase": dict(by_phase),
+        "test_by_phase": {} if judge is None else judge.found,
         "phases": _phases(run),
         "throughput": (throughput := _throughput(run)),
         "advice": _advice(throughput, experiment),
@@ -59,22 +62,19 @@ def collect(
     return results
 
 
-def _judged(run: RunDirectory, experiment: build.Experiment) -> dict[str, Any]:
-    """Every model on the test split: accuracy (of BAN's generations together, too), perplexity or scores.
-
-    Without labels the accuracy is the agreement with the teacher.
-    """
-    models = experiment.models
-    if experiment.discriminator is not None:
+def _judged(run: RunDirectory, experiment: build.Experiment, judge: Judge | None) -> dict[str, Any]:
+    """Every model on the test split: accuracy (of an ensemble, too), agreement, perplexity or scores."""
+    models: dict[str, nn.Module] = dict(experiment.models)
+    if judge is None:
+        assert experiment.discriminator is not None
         run.write_weights("discriminator.safetensors", experiment.discriminator)
-        return {"scores": _translation.judge(models, experiment.config, experiment.data, run.path)}
-    found = {name: evaluate(model, experiment.test) for name, model in models.items()}
-    if experiment.data.unit == "words":
-        return {"test_perplexity": {name: one.perplexity for name, one in found.items()}}
-    accuracies = {name: one.accuracy for name, one in found.items()}
-    if experiment.config.method.name == "ban" and len(experiment.students) > 1:
-        accuracies["ensemble"] = evaluate(Ensemble(experiment.students), experiment.test).accuracy
-    return {"test_accuracy" if experiment.data.labelled else "test_agreement": accuracies}
+        return {"scores": _translation.judge(experiment.models, experiment.config, experiment.data, run.path)}
+    if experiment.config.method.name in ENSEMBLES and len(experiment.students) > 1:
+        models["ensemble"] = Ensemble(experiment.students)
+    found = {name: judge.scores(model) for name, model in models.items()}
+    kind = "accuracy" if experiment.data.labelled else "agreement"
+    kind = "perplexity" if experiment.data.unit == "words" else kind
+    return {f"test_{kind}": {name: scores[kind] for name, scores in found.items()}}
 
 
 def model_document(experiment: build.Experiment, judged: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def carry_out(
     judge = _judge(experiment) if test else None
     seconds = _run(run, experiment, resume or taught is not None, judge)
     if test:
-        results = _results.collect(run, experiment, seconds, {} if judge is None else judge.found)
+        results = _results.collect(run, experiment, seconds, judge)
     else:
         results = _validated(run, experiment, seconds)
     _note(run, experiment, "finished", stopped=results.get("stopped"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from litfast.config.reading import OF_DATA as OF_DATA
 from litfast.config.reading import coerce as coerce
 from litfast.config.reading import dump as dump
 from litfast.config.reading import load as load

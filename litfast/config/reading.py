@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 import types
 import typing
@@ -16,6 +17,9 @@ from litfast.config.tables import Config
 from litfast.phase import Schedule
 from litfast.registry import unknown
 
+OF_RUN = {"model", "blocks", "options", "weights"}  # what `run` stands for
+OF_DATA = ("classes", "channels", "size", "alphabet")  # of a model's spec; a recipe has them from its data
+
 
 def recipes() -> dict[str, Path]:
     """The shipped recipes by name."""
@@ -24,10 +28,18 @@ def recipes() -> dict[str, Path]:
 
 
 def load(recipe: str, sets: Sequence[str] = ()) -> Config:
-    """Read a shipped recipe (by name) or a TOML file, put every `a.b=value` of `sets` on top."""
+    """Read a shipped recipe (by name) or a TOML file, put every `a.b=value` of `sets` on top.
+
+    `run = "FOLDER"` in [teacher] or [student] stands for the student of that finished run: its model, blocks,
+    options and weights.
+    """
     table = read(_find(recipe))
     for text in sets:
         _set(table, text)
+    for role in ("teacher", "student"):
+        said = table.get(role)
+        if isinstance(said, dict) and said.get("run") is not None:
+            table[role] = _of_run(said, role)
     return parse(table)
 
 
@@ -65,6 +77,25 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"recipe: {path} must be a readable TOML file, got: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe: {path} must be valid TOML, got: {error}") from None
+
+
+def _of_run(said: dict[str, Any], role: str) -> dict[str, Any]:
+    """A model's table without `run`, spelt out from the run's model.json."""
+    own = {key: value for key, value in said.items() if key != "run"}
+    if both := sorted(own.keys() & OF_RUN):
+        raise ValueError(f"recipe: {role}.run must stand in place of {both[0]}, got both")
+    folder = Path(coerce(str, said["run"], f"{role}.run"))
+    try:
+        document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"recipe: {role}.run must be the folder of a finished run, whose model.json can be read, "
+            f"got {folder}: {error}"
+        ) from None
+    spec = dict(document["model"])
+    given = {"model": spec.pop("name"), "blocks": spec.pop("blocks", None)}
+    given["options"] = {key: value for key, value in spec.items() if key not in OF_DATA}
+    return own | given | {"weights": str(folder / document["weights"])}
 
 
 def _find(recipe: str) -> Path:

@@ -33,9 +33,13 @@ METHODS.update(
     slimming=slimming,
     groupreduce=groupreduce,
 )
+ENSEMBLES = ("ban",)  # their students are judged together, too
+PACKED = ("deep_compression",)  # their student's .lfc file is part of the result
 
 __all__ = [
+    "ENSEMBLES",
     "METHODS",
+    "PACKED",
     "adversarial",
     "ban",
     "chain",
