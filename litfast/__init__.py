@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from litfast import lfc as lfc
 from litfast import methods as methods
+from litfast.engine import Distiller as Distiller
 from litfast.engine import Report as Report
 from litfast.engine import evaluate as evaluate
 from litfast.engine import train as train

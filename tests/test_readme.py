@@ -53,6 +53,15 @@ def test_the_third_example_gives_gradients_and_parts(capsys: pytest.CaptureFixtu
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
+def test_the_fourth_example_trains_both_phases_of_lit_in_a_plain_loop() -> None:
+    torch.manual_seed(0)
+    teacher, student = litfast.create("resnet14"), litfast.create("resnet8")
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    loader = [(torch.randn(4, 3, 8, 8), torch.arange(4))]
+    exec(EXAMPLES[3], {"torch": torch, "student": student, "teacher": teacher, "loader": loader})
+    assert not torch.equal(student.state_dict()["layer1.0.conv1.weight"], before["layer1.0.conv1.weight"])
+
+
 def test_the_tables_are_those_of_the_records() -> None:
     subprocess.run([sys.executable, "-m", "benchmarks.readme", "--check"], check=True, cwd=ROOT)
 

@@ -35,6 +35,7 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric(name="accuracy", unit="%", higher=True),
+        Metric(name="agreement", unit="%", higher=True),  # with the teacher, where there are no labels
         Metric(name="perplexity", higher=False),
         Metric(name="FID", higher=False),
     )
@@ -44,7 +45,8 @@ METRICS = {
 def judged(results: Results) -> tuple[Metric, dict[str, float]]:
     """The metric of a run and its value of every model, by name.
 
-    `test_accuracy` or `test_perplexity` of the results hold it; of generators it is the FID among `scores`.
+    `test_accuracy`, `test_agreement` or `test_perplexity` of the results hold it; of generators it is the FID
+    among `scores`.
 
     Raises:
         ValueError: the results hold none of them.

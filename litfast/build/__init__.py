@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from litfast.build.checks import warnings as warnings
 from litfast.build.data import Data as Data
 from litfast.build.data import data as data
 from litfast.build.experiment import Experiment as Experiment
 from litfast.build.experiment import device as device
 from litfast.build.experiment import experiment as experiment
 from litfast.build.experiment import fast_bf16 as fast_bf16
+from litfast.build.experiment import judging as judging
 from litfast.build.experiment import resolve as resolve
 from litfast.build.method import method_options as method_options
 from litfast.build.method import teacher_options as teacher_options

@@ -21,7 +21,7 @@ from litfast.models import Input
 
 EVAL_BATCH = 128
 EVAL_STREAMS = 10  # of words: the fewer, the longer the text that a word is predicted from
-OWN_FOLDERS = ("image_folder", "webdataset")  # sets that bear their folder's name
+OWN_FOLDERS = ("image_folder", "unlabelled", "webdataset")  # sets that bear their folder's name
 OF_IMAGES = ("mean", "std", "crop", "flip", "centre_crop", "size", "workers")
 
 AnySamples = TypeVar("AnySamples", bound=Choosable)
@@ -42,6 +42,7 @@ class Data:
         notes: a line each of what a user should know: samples left out, characters unknown.
         left_out: the images that cannot be decoded.
         advice: the share of the time that a step waited -> a line of what may help, or nothing.
+        labelled: whether samples have labels; else a teacher says what they are.
         counts: of a corpus how often each class, a word, occurs in the training split, [V] int64; else None.
     """
 
@@ -57,6 +58,7 @@ class Data:
     advice: Callable[[float], str]
     splits: Mapping[str, Any]  # "train", "val" and "test" samples
     serve: Callable[..., Loader]  # (samples, train=)
+    labelled: bool = True
     counts: Tensor | None = None
 
     def loader(self, split: str) -> Loader | None:
@@ -140,6 +142,7 @@ def _images(config: Config, images: ImageSet) -> tuple[Config, Data]:
         advice=lambda share: choice.advice(found.name, images, share, device=device),
         splits=_split(said, images.train, images.val) | {"test": images.test},
         serve=serve,
+        labelled=images.labelled,
     )
 
 

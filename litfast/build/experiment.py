@@ -13,12 +13,13 @@ from torch import nn
 
 from litfast.build import models
 from litfast.build.data import Data, data
-from litfast.build.method import method_options, teacher_phases, trains_first
+from litfast.build.method import check_unlabelled, method_options, teacher_phases, trains_first
 from litfast.build.models import model_input
 from litfast.config import Config
 from litfast.data.loader import Loader
 from litfast.engine import auto, modes
 from litfast.engine.plan import BranchPlan, plan
+from litfast.engine.predicted import Predicted
 from litfast.methods import METHODS, chain
 from litfast.models import Input
 from litfast.models.inference import Agreement, Inference, agreement
@@ -31,7 +32,8 @@ class Experiment:
     """A resolved config and the objects that it names.
 
     `students` has one model a link of a chain, else one; `discriminator` is there for generators; `val` is
-    None where nothing is held out; `rehearsal` says that the phases are only tried, without training.
+    None where nothing is held out; without labels `val` and `test` have the teacher's predictions as targets;
+    `rehearsal` says that the phases are only tried, without training.
     """
 
     config: Config
@@ -108,15 +110,19 @@ class Experiment:
             raise ValueError("recipe: engine.keep must be last without validation samples, got 'best'")
         for way in self._ways():
             modes.check(*way, torch.device(engine.device))
-        plans = list(
-            plan(
-                self._copied().phases(),
-                self.train,
-                device=torch.device(engine.device),
-                precision=engine.precision,
-                accumulate=engine.accumulate,
+        options: dict[str, Any] = {"precision": engine.precision, "accumulate": engine.accumulate}
+        try:
+            plans = list(
+                plan(self._copied().phases(), self.train, device=torch.device(engine.device), **options)
             )
-        )
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise MemoryError(
+                f"recipe: a step with data.batch {self.config.data.batch} must fit into the memory of "
+                f"{engine.device}, got out of memory; "
+                "choose a smaller data.batch, or a larger engine.accumulate"
+            ) from None
         if self.val is None and any(branch.schedule.patience for branch in plans):
             raise ValueError("recipe: patience must come with validation samples, got none (data.val)")
         return plans
@@ -182,14 +188,16 @@ def experiment(config: Config) -> Experiment:
     method_options(config)
     models.check_kinds(config)
     config, found = data(config)
+    if not found.labelled:
+        check_unlabelled(config)
     config = models.with_blocks(config, found)
     torch.manual_seed(config.seed)
     teacher = models.teacher(config, found)
     critic = models.discriminator(config, found)  # before the students: it is the same whatever they are
     students = models.students(config, found)
     models.check_models(config, found, teacher, students)
-    train = found.loader("train")
-    assert train is not None
+    train, test = found.loader("train"), judging(found, "test", teacher)
+    assert train is not None and test is not None
     return Experiment(
         config=config,
         data=found,
@@ -197,9 +205,27 @@ def experiment(config: Config) -> Experiment:
         students=students,
         discriminator=critic,
         train=train,
-        val=None if critic is not None else found.loader("val"),  # a generator has no accuracy
-        test=found.test,
+        val=None if critic is not None else judging(found, "val", teacher),  # a generator has no accuracy
+        test=test,
     )
+
+
+def judging(data: Data, split: str, teacher: nn.Module | None) -> Loader | None:
+    """A loader over a split to judge a model by; without labels by its agreement with the teacher.
+
+    Raises:
+        ValueError: neither labels nor a teacher.
+    """
+    loader = data.loader(split)
+    if loader is None or data.labelled:
+        return loader
+    if teacher is None:
+        raise ValueError(f"data: labels of {data.name} must be there to judge without a teacher, got none")
+    return Predicted(loader, teacher)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def fast_bf16(device: str) -> bool:

@@ -17,6 +17,12 @@ from litfast.registry import unknown
 
 # options of methods that no recipe gives under [method]
 COMPOSED = ("name", "student_init", "observer", "copy_sections", "domains", "input", "counts", "rehearsal")
+# methods that can do without labels, and the option that says so
+FREE_OF_LABELS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "lit": ("alpha", (0,)),
+    "kd": ("alpha", (0,)),
+    "ban": ("variant", ("ban", "dkpp")),
+}
 
 
 def teacher_phases(
@@ -85,6 +91,32 @@ def method_options(config: Config) -> dict[str, Any]:
             f"recipe: student.init must be 'random' for method {name!r}, got {config.student.init!r}"
         )
     return given | config.phases
+
+
+def check_unlabelled(config: Config) -> None:
+    """Refuse what needs labels, for samples that have none.
+
+    Raises:
+        ValueError: another method than lit, kd or ban, one of their options that asks for labels, or a
+            teacher that would be trained.
+    """
+    name = config.method.name
+    if name not in FREE_OF_LABELS:
+        raise ValueError(
+            f"recipe: method must be one of {', '.join(FREE_OF_LABELS)} without labels, got {name!r}"
+        )
+    option, values = FREE_OF_LABELS[name]
+    given = config.method.options.get(option, inspect.signature(METHODS[name]).parameters[option].default)
+    if given not in values:
+        allowed = " or ".join(map(str, values))
+        raise ValueError(
+            f"recipe: method.{option} must be {allowed} without labels, got {given}; "
+            f"--set method.{option}={values[0]}"
+        )
+    if config.teacher is not None and config.teacher.train is not None:
+        raise ValueError(
+            "recipe: teacher.weights must be given without labels, got [teacher.train], which needs them"
+        )
 
 
 def _check_sections(config: Config, known: Container[str]) -> None:

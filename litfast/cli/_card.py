@@ -73,6 +73,8 @@ def _result(results: dict[str, Any]) -> str:
     of = f"{results['samples']['test']} {results['unit']}"
     if "test_perplexity" in results:
         return f"test perplexity | {results['test_perplexity']['student']:.2f}, of {of}"
+    if "test_agreement" in results:
+        return f"test agreement with the teacher | {results['test_agreement']['student']:.2f} % of {of}"
     return f"test accuracy | {results['test_accuracy']['student']:.2f} % of {of}"
 
 
@@ -114,4 +116,6 @@ def _teacher(results: dict[str, Any]) -> str:
         return f"Its teacher has {size}, FID {results['scores']['teacher']['fid']:.2f}.\n"
     if "test_perplexity" in results:
         return f"Its teacher has {size}, perplexity {results['test_perplexity']['teacher']:.2f}.\n"
+    if "test_agreement" in results:
+        return f"Its teacher has {size}; there were no labels, it learned from the teacher alone.\n"
     return f"Its teacher has {size}, {results['test_accuracy']['teacher']:.2f} %.\n"

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
-from litfast.bench.metric import METRICS
 from litfast.data.loader import Loader
 from litfast.engine import evaluate
 from litfast.phase import Phase
@@ -26,8 +25,8 @@ class Judge:
     one, and surgery is deterministic.
     """
 
-    def __init__(self, test: Loader, device: str) -> None:
-        self.test, self.device = test, device
+    def __init__(self, test: Loader, device: str, *, labelled: bool = True) -> None:
+        self.test, self.device, self.labelled = test, device, labelled
         self.found: dict[str, dict[str, Scores]] = {}
         self._seconds = 0.0
         self._known: dict[str, Scores] = {}  # by what `_digest` says of a model
@@ -45,13 +44,15 @@ class Judge:
         return seconds
 
     def scores(self, model: nn.Module) -> Scores:
-        """Accuracy (perplexity), by the name of the metric."""
+        """Accuracy, or agreement with the teacher, and perplexity, by the name of the metric."""
         started = time.perf_counter()
         digest = _digest(model.to(self.device))
         if digest not in self._known:
             found = evaluate(model, self.test)
-            values = {name: getattr(found, name, None) for name in METRICS}
-            self._known[digest] = {name: value for name, value in values.items() if value is not None}
+            scores = {"accuracy" if self.labelled else "agreement": found.accuracy}
+            if found.perplexity is not None:
+                scores["perplexity"] = found.perplexity
+            self._known[digest] = scores
         self._seconds += time.perf_counter() - started
         return self._known[digest]
 

@@ -19,6 +19,7 @@ def show(settings: Config, *, as_json: bool) -> None:
     experiment = build.experiment(settings)
     _results.check(experiment)
     branches = experiment.rehearse()
+    warnings = build.warnings(experiment, branches)
     data = experiment.data
     samples = {"train": data.size("train"), "test": data.size("test")}
     if experiment.val is not None:
@@ -30,10 +31,13 @@ def show(settings: Config, *, as_json: bool) -> None:
                 "loader": experiment.config.data.loader,
                 "engine": asdict(settings.engine),
                 "branches": [_row(b) for b in branches],
+                "warnings": warnings,
             }
         )
         return
     _console.out.print(_table(branches))
+    for line in warnings:
+        _console.say(f"warning: {line}", _console.err, "yellow")
     for line in (*data.notes, data.loaded):
         _console.say(line)
     engine = settings.engine

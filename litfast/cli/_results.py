@@ -65,7 +65,7 @@ def collect(
 
 
 def _judged(run: RunDirectory, experiment: build.Experiment, judge: Judge | None) -> dict[str, Any]:
-    """Every model on the test split: accuracy (of an ensemble, too), perplexity or scores."""
+    """Every model on the test split: accuracy (of an ensemble, too), agreement, perplexity or scores."""
     models: dict[str, nn.Module] = dict(experiment.models)
     if judge is None:
         assert experiment.discriminator is not None
@@ -74,7 +74,8 @@ def _judged(run: RunDirectory, experiment: build.Experiment, judge: Judge | None
     if experiment.config.method.name in ENSEMBLES and len(experiment.students) > 1:
         models["ensemble"] = Ensemble(experiment.students)
     found = {name: judge.scores(model) for name, model in models.items()}
-    kind = "perplexity" if experiment.data.unit == "words" else "accuracy"
+    kind = "accuracy" if experiment.data.labelled else "agreement"
+    kind = "perplexity" if experiment.data.unit == "words" else kind
     return {f"test_{kind}": {name: scores[kind] for name, scores in found.items()}}
 
 
@@ -100,22 +101,23 @@ def show(results: dict[str, Any], run: RunDirectory, *, as_json: bool) -> None:
     if as_json:
         _console.print_json({"run": str(run.path), **results})
         return
+    kind, scores = metric.judged(results)
     _console.out.print(report.summary(results))
     if "scores" in results:
         _console.out.print(_translation.table(results["scores"]))
         _console.say(f"translations: {run.path / _translation.PICTURE}")
     else:
-        figure = "perplexity" if "test_perplexity" in results else "accuracy"
-        said = f"{figure} is of {results['samples']['test']} test {results['unit']} of {results['data']}"
+        said = f"{kind.name} is of {results['samples']['test']} test {results['unit']} of {results['data']}"
         ensemble = results.get("test_accuracy", {}).get("ensemble")
+        if "test_agreement" in results:
+            said += f"; the student's with the teacher: {kind.text(scores['student'])}"
         _console.say(said + ("" if ensemble is None else f"; ensemble of all generations: {ensemble:.2f} %"))
     for line in [*phase_lines(results), *_planned.lines(results["plans"])]:
         _console.say(line)
     for name, phase in results["phases"].items():
         if phase["best"] is not None:
-            of, unit = ("perplexity", "") if "test_perplexity" in results else ("accuracy", " %")
-            best_last = f"best {phase['best']:.2f}{unit}, last {phase['last']:.2f}{unit}"
-            _console.say(f"validation {of} in phase {name}: {best_last}")
+            best_last = f"best {kind.text(phase['best'])}, last {kind.text(phase['last'])}"
+            _console.say(f"validation {kind.name} in phase {name}: {best_last}")
     for name, branches in results["stopped"].items():
         listed = ", ".join(f"{branch} after epoch {epoch}" for branch, epoch in branches.items())
         _console.say(f"stopped early in phase {name} (patience): {listed}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,12 @@ def carry_out(
     _apply(settings)
     experiment = build.experiment(settings)
     _results.check(experiment)
-    experiment.rehearse()
+    plans = experiment.rehearse()
     for line in (*experiment.data.notes, *([] if resume else [experiment.data.loaded])):
         _console.say(line, _console.err)
+    warnings = [] if resume else build.warnings(experiment, plans)
+    for line in warnings:
+        _console.say(f"warning: {line}", _console.err, "yellow")
     if not _is_taught(settings):
         _say_agreement(experiment)
     chosen = ""
@@ -71,7 +74,7 @@ def carry_out(
         if chosen:
             _console.say(chosen, _console.err)
     run = folder()
-    _note(run, experiment, "running", chosen)
+    _note(run, experiment, "running", chosen, warnings=warnings)
     run.write_config(config.dump(experiment.config))
     if taught is not None:
         adopt(run.path, "teacher", taught)
@@ -141,8 +144,9 @@ def _note(
     status: str,
     chosen: str = "",
     stopped: dict[str, dict[str, int]] | None = None,
+    warnings: Sequence[str] = (),
 ) -> None:
-    """run.json; what was chosen at the start, and why, stays from one writing to the next."""
+    """run.json; what was chosen at the start, why, and what looked wrong stays."""
     before = run.read(MARK) if (run.path / MARK).exists() else {}
     settings = experiment.config
     run.write(
@@ -155,6 +159,7 @@ def _note(
             "engine": asdict(settings.engine),
             "auto": chosen or before.get("auto", ""),
             "loader": before.get("loader") or experiment.data.loaded,
+            "warnings": list(warnings) or before.get("warnings", []),
             "left_out": experiment.data.left_out,
             "stopped": stopped or {},
             "backend": _backend(),
@@ -167,7 +172,7 @@ def _judge(experiment: build.Experiment) -> Judge | None:
     """What judges the phases; None of generators, whose scores are taken once, at the end."""
     if experiment.discriminator is not None:
         return None
-    return Judge(experiment.test, str(experiment.config.engine.device))
+    return Judge(experiment.test, str(experiment.config.engine.device), labelled=experiment.data.labelled)
 
 
 def _run(

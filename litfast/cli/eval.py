@@ -13,7 +13,7 @@ from litfast.cli import _console, _translation
 from litfast.engine import evaluate as measure
 from litfast.engine.rundir import RunDirectory
 from litfast.engine.step import PRECISIONS
-from litfast.models import GENERATORS, create
+from litfast.models import GENERATORS, SectionedModel, create
 from litfast.models.weights import load_weights
 
 
@@ -76,12 +76,18 @@ def evaluate(
     student.to(str(settings.engine.device))
     file = run / "student.safetensors" if run is not None else weights
     load_weights(student, str(file))
-    judged = measure(student, found.test, precision=precision)
+    test = build.judging(found, "test", None if found.labelled else _teacher(run, settings, found))
+    assert test is not None
+    judged = measure(student, test, precision=precision)
     document = {"model": said.model, "data": found.name, "split": "test", **asdict(judged)}
+    if not found.labelled:
+        document["agreement"] = document.pop("accuracy")
     if as_json:
         _console.print_json(document)
     else:
         share = f"{judged.accuracy:.2f} % of {judged.samples} {found.unit}"
+        if not found.labelled:
+            share = f"agrees with the teacher on {share}"
         if judged.perplexity is not None:
             share = f"perplexity {judged.perplexity:.2f}, {share} right"
         _console.say(
@@ -120,6 +126,17 @@ def _check_beside(text: str, other: config.Config, classes: list[str], data: bui
     if classes != list(data.classes):
         wanted, got = ", ".join(data.classes), ", ".join(classes)
         raise ValueError(f"eval: --with {text} must be of the domains {wanted}, got {got}")
+
+
+def _teacher(run: Path | None, settings: config.Config, data: build.Data) -> SectionedModel:
+    """The run's, which says what samples without labels are."""
+    if run is None or settings.teacher is None:
+        raise ValueError(
+            f"eval: {data.name}, which has no labels, must be given by a run with a teacher, got --model"
+        )
+    teacher = build.model(settings.teacher, data)
+    load_weights(teacher, run / "teacher.safetensors")
+    return teacher
 
 
 def _of_run(run: Path) -> config.Config:

@@ -46,15 +46,20 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherConfig:
-    """The deep model, `options` its family's own: `weights` loads it, `train` trains it (phase "teacher")."""
+    """The deep model, `options` its family's own: `weights` loads it, `train` trains it (phase "teacher").
+
+    `check` says what becomes of a loaded teacher that looks wrong on this data: warn, refuse, or off.
+    """
 
     model: str
     blocks: tuple[int, ...] | None = None
     options: Options = field(default_factory=dict)
     weights: str | None = None
     train: Schedule | None = None
+    check: str = "warn"
 
     def __post_init__(self) -> None:
+        _choice("teacher.check", self.check, ("warn", "refuse", "off"))
         if (self.weights is None) == (self.train is None):
             got = "none" if self.weights is None else "both (--set teacher.train=none drops the table)"
             raise ValueError(

@@ -57,7 +57,7 @@ def choose(name: str, images: ImageSet, *, device: str | torch.device) -> Choice
     reasons: list[str] = []
     for known, reason_of in refused.items():
         if not (reason := reason_of(SHARE)):
-            why = "; ".join(reasons) or f"its images take {_size(_bytes(images))} of {_place(place)}"
+            why = "; ".join(reasons) or f"its images take {in_bytes(_bytes(images))} of {_place(place)}"
             return Choice(known, why)
         reasons.append(f"not {known}, {reason}")
     raise AssertionError("the torch loader serves every set")
@@ -118,7 +118,7 @@ def _not_resident(images: ImageSet, device: torch.device, share: float) -> str:
     if needed <= share * free:
         return ""
     of = "" if share == 1 else f"{share:.0%} of "
-    return f"its images take {_size(needed)}, more than {of}the {_size(free)} free on {device}"
+    return f"its images take {in_bytes(needed)}, more than {of}the {in_bytes(free)} free on {device}"
 
 
 def _not_dali(images: ImageSet, device: torch.device) -> str:
@@ -172,9 +172,10 @@ def _cores() -> int:
 
 
 def _place(device: torch.device) -> str:
-    return f"the {_size(free_memory(device))} free on {device}"
+    return f"the {in_bytes(free_memory(device))} free on {device}"
 
 
-def _size(number: int) -> str:
+def in_bytes(number: int) -> str:
+    """A number of bytes for people, in powers of 1024."""
     power = next((power for power in (30, 20, 10) if number >= 1 << power), 0)
     return f"{number / (1 << power):.3g} {['B', 'KiB', 'MiB', 'GiB'][power // 10]}"

@@ -59,7 +59,9 @@ def _image_set(found: ImageSet, everything: bool, progress: Progress | None) -> 
 
 
 def _counted(found: ImageSet, split: Samples) -> dict[str, Any]:
-    """Samples of a split, by class or by attribute."""
+    """Samples of a split, by class or by attribute, if they have any."""
+    if not found.labelled:
+        return {"samples": len(split)}
     if split.labels.dim() == 2:
         having = (split.labels > 0).sum(0).tolist()
         return {

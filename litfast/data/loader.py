@@ -8,11 +8,12 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 IGNORED = -100  # the target of a sample that only fills up the last evaluation batch
+UNLABELLED = -1  # the target of a sample that has no label
 
 
 class Batch(NamedTuple):
     images: Tensor  # [B, C, H, W]
-    target: Tensor  # [B] int64, or [B, A] for A attributes; IGNORED where the sample is padding
+    target: Tensor  # [B] int64, or [B, A] for A attributes; IGNORED for padding, UNLABELLED without a label
 
 
 class Loader(Protocol):

@@ -254,7 +254,9 @@ def seeded(phases: Iterable[Phase], seed: int) -> Iterator[Phase]:
 
 
 @contextmanager
-def prepared(phase: Phase, device: torch.device) -> Iterator[None]:
+def prepared(
+    phase: Phase, device: torch.device, *, memory_format: torch.memory_format = torch.channels_last
+) -> Iterator[None]:
     """Put modules on the device, set train and eval modes, let only the branches' parameters take a gradient.
 
     The flags are given back afterwards, and everything is left in eval mode.
@@ -265,7 +267,7 @@ def prepared(phase: Phase, device: torch.device) -> Iterator[None]:
         for coefficient in branch.coefficients:
             coefficient.to(device)
     for module in modules:
-        module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
+        module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]  # torch's gap
         module.eval()
     flags = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
     trained = {id(parameter) for branch in phase.branches for parameter in branch.params}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from litfast.carried import carried
-from litfast.data.loader import Batch
+from litfast.data.loader import UNLABELLED, Batch
 from litfast.models.inference import Observer
 from litfast.models.sectioned import SectionedModel
 from litfast.ops import lit_loss
@@ -75,6 +76,11 @@ def watch(observer: Observer, batch: Batch) -> Seen:
     return Seen(batch.images, batch.target, irs, logits)
 
 
+def labels(seen: Seen) -> Tensor:
+    """The target [B]; where a sample has none, the class that the teacher takes it for."""
+    return torch.where(seen.target == UNLABELLED, seen.logits.argmax(-1), seen.target)
+
+
 def distill_phase(
     name: str,
     teacher: SectionedModel,
@@ -97,7 +103,7 @@ def distill_phase(
             [],
             student(seen.images),
             seen.logits,
-            seen.target,
+            labels(seen),
             alpha=alpha,
             beta=1.0,
             tau=tau,

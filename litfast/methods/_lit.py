@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from litfast.data.loader import Batch
-from litfast.methods._kd import Seen, distill_phase, watch
+from litfast.methods._kd import Seen, distill_phase, labels, watch
 from litfast.methods._paths import Paths
 from litfast.models.inference import Observer
 from litfast.models.pairing import copy_blocks, copy_ends, copy_sections
@@ -222,7 +222,7 @@ class _SectionStep:
             [seen.irs[i + 1] for i in self.paths.chosen],
             logits,
             seen.logits,
-            seen.target,
+            labels(seen),
             penalty=self.penalty,
             weights=self.weights,
             scale=self.loss_scale,

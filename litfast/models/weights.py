@@ -86,7 +86,7 @@ def _check(
         if ours.shape[1:] == theirs.shape[1:]:
             raise ValueError(
                 f"load_weights: {path} must fit the model: weights have {theirs.shape[0]} classes, "
-                f"the model {ours.shape[0]}"
+                f"the model {ours.shape[0]}; take the classes that the weights were trained for, or others"
             )
     problems = [
         *_listed("missing", missing),

@@ -140,7 +140,16 @@ def test_bad_calls_are_named(call: Callable[[], ImageSet], message: str) -> None
 
 
 def test_every_registered_set_is_documented() -> None:
-    images = {"celeba", "cifar10", "cifar100", "fashion_mnist", "image_folder", "mnist", "webdataset"}
+    images = {
+        "celeba",
+        "cifar10",
+        "cifar100",
+        "fashion_mnist",
+        "image_folder",
+        "mnist",
+        "unlabelled",
+        "webdataset",
+    }
     texts = {"amazon_polarity", "amazon_full", "text", "war_and_peace"}
     assert set(DATASETS) == images | texts | {"digits", "synthetic"}
     assert all(read.__doc__ for read in DATASETS.values())

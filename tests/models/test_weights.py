@@ -78,7 +78,7 @@ def refused(model: SectionedModel, path: Path, message: str) -> None:
 def test_another_number_of_classes_is_said_as_such(tmp_path: Path) -> None:
     path = tmp_path / "ten.th"
     torch.save(create("resnet8").state_dict(), path)
-    refused(create("resnet8", classes=100), path, "weights have 10 classes, the model 100$")
+    refused(create("resnet8", classes=100), path, "weights have 10 classes, the model 100; take the classes")
 
 
 def test_missing_and_unexpected_keys_are_named(tmp_path: Path) -> None:

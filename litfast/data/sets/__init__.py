@@ -21,6 +21,7 @@ from litfast.data.sets.synthetic import synthetic
 from litfast.data.sets.text import text
 from litfast.data.sets.text_set import Corpus as Corpus
 from litfast.data.sets.text_set import TextSet as TextSet
+from litfast.data.sets.unlabelled import unlabelled
 from litfast.data.sets.webdataset import webdataset
 from litfast.registry import Registry, unknown
 
@@ -32,6 +33,7 @@ DATASETS.update(
     mnist=mnist,
     fashion_mnist=fashion_mnist,
     image_folder=image_folder,
+    unlabelled=unlabelled,
     webdataset=webdataset,
     celeba=celeba,
     amazon_polarity=amazon_polarity,

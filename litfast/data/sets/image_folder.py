@@ -102,7 +102,7 @@ def _files(folder: Path, split: str, classes: tuple[str, ...]) -> Files:
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        images = sorted(_images(os.path.join(folder, split, name), f"{split}/{name}", frozenset()))
+        images = sorted(images_below("image_folder", folder / split / name, f"{split}/{name}"))
         if not images:
             raise ValueError(
                 f"image_folder: {folder / split / name} must hold at least 1 image "
@@ -113,22 +113,27 @@ def _files(folder: Path, split: str, classes: tuple[str, ...]) -> Files:
     return Files(root=folder, paths=tuple(paths), labels=torch.tensor(labels))
 
 
-def _images(folder: str, prefix: str, above: frozenset[Identity]) -> Iterator[str]:
-    """The images in a folder and below it, each behind `prefix`."""
+def images_below(
+    who: str, folder: str | Path, prefix: str, above: frozenset[Identity] = frozenset()
+) -> Iterator[str]:
+    """The images in a folder and below it, each behind `prefix`.
+
+    Raises:
+        ValueError: a link that leads in a circle, in the words of `who`.
+    """
+    before = f"{prefix}/" if prefix else ""
     status = os.stat(folder)
     identity = status.st_dev, status.st_ino
     if identity in above:
-        raise ValueError(
-            f"image_folder: {folder} must not lead back to a folder above it, got a link that does"
-        )
+        raise ValueError(f"{who}: {folder} must not lead back to a folder above it, got a link that does")
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _images(entry.path, f"{prefix}/{entry.name}", above | {identity})
+                yield from images_below(who, entry.path, f"{before}{entry.name}", above | {identity})
             elif _is_image(entry.name):
-                yield f"{prefix}/{entry.name}"
+                yield f"{before}{entry.name}"
 
 
 def _is_image(name: str) -> bool:

@@ -122,6 +122,7 @@ class ImageSet:
     centre_crop: int | None = None  # pixels; None takes the image whole
     size: int | None = None  # pixels; None: all images have one size already
     attributes: tuple[str, ...] = ()  # names of the A columns of labels [N, A]
+    labelled: bool = True  # False: every label is UNLABELLED, and the classes are the teacher's
 
 
 def hold_out(samples: AnySamples, count: int, seed: int) -> tuple[AnySamples, AnySamples]:
