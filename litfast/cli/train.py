@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from litfast import build, config
-from litfast.cli import _console, _plan, _results, _training
+from litfast.cli import _console, _dry_run, _results, _training
 from litfast.engine.rundir import RunDirectory, latest_unfinished, next_free
 
 RUNS = Path("runs")
@@ -77,7 +77,7 @@ def train(
             settings = _settings(recipe, sets or [], device, seed, deterministic, teacher_precision)
         build.method_options(settings)
     if dry_run:
-        _plan.show(settings, as_json=as_json)
+        _dry_run.show(settings, as_json=as_json)
         return
 
     def folder() -> RunDirectory:
