@@ -182,7 +182,7 @@ def experiment(config: Config) -> Experiment:
     method_options(config)
     models.check_kinds(config)
     config, found = data(config)
-    config = models.with_blocks(config, found)
+    config = models.settled(config, found)
     torch.manual_seed(config.seed)
     teacher = models.teacher(config, found)
     critic = models.discriminator(config, found)  # before the students: it is the same whatever they are

@@ -14,6 +14,7 @@ from litfast.cli.eval import evaluate
 from litfast.cli.export import export
 from litfast.cli.info import info
 from litfast.cli.search import search
+from litfast.cli.sections import sections
 from litfast.cli.sweep import sweep
 from litfast.cli.train import train
 
@@ -49,5 +50,6 @@ app.command()(bench)
 app.command()(compare)
 app.command(name="eval")(evaluate)
 app.command()(export)
+app.command()(sections)
 app.command()(info)
 app.add_typer(data)
