@@ -45,6 +45,7 @@ ONLY_IN = {
     "litfast._C": ("ops/_library.py",),
     "tomllib": ("config/reading.py",),
     "matplotlib": ("bench/picture.py", "bench/picture_cells.py", "bench/picture_runs.py"),
+    "timm": ("models/foreign.py",),
     "PIL": ("bench/grid.py", "data/contact_sheet.py", "data/decode.py"),
 }
 HEAVY = (
@@ -57,6 +58,7 @@ HEAVY = (
     "matplotlib",
     "safetensors",
     "PIL",
+    "timm",
 )
 
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60

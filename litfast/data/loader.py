@@ -11,7 +11,7 @@ IGNORED = -100  # the target of a sample that only fills up the last evaluation 
 
 
 class Batch(NamedTuple):
-    images: Tensor  # [B, C, H, W]
+    images: Tensor  # [B, C, H, W]; of a model with several inputs a mapping or a tuple (eager steps alone)
     target: Tensor  # [B] int64, or [B, A] for A attributes; IGNORED where the sample is padding
 
 

@@ -62,10 +62,15 @@ class SectionedModel(nn.Module):
             irs: S + 1 tensors; irs[0] is the stem's output, irs[i] = sections[i-1](irs[i-1]).
             logits: [B, K], head(irs[S]).
         """
-        irs = [self.stem(named(x, self.inputs)[self.inputs[0]], x)]
+        irs = [self.enter(x)]
         for section in self.sections:
             irs.append(section(irs[-1], x))
         return irs, self.head(irs[-1], x)
+
+    def enter(self, x: Any) -> Tensor:
+        """The stem's output for a batch as `observe` takes it: irs[0]."""
+        out: Tensor = self.stem(named(x, self.inputs)[self.inputs[0]], x)
+        return out
 
     def become(self, other: SectionedModel) -> None:
         """Take over the model of `other`, its sections and its spec: surgery that keeps this object."""
@@ -101,6 +106,24 @@ class SectionedModel(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._cut()
+
+
+class Fed(nn.Module):
+    """A part that reads more than one input, with a batch to read them from: a module of one tensor."""
+
+    def __init__(self, part: Part, batch: Any) -> None:
+        super().__init__()
+        self.part = part
+        self.batch = batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.part(x, self.batch)
+        return out
+
+
+def fed(part: Part, batch: Any) -> nn.Module:
+    """`part` as a module of one tensor: itself, unless it needs other inputs from the batch."""
+    return Fed(part, batch) if part.needs else part
 
 
 def sectioned(

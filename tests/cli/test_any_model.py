@@ -15,6 +15,7 @@ FILE = Path(__file__).parents[1] / "models" / "third_party.py"
 SMALL = (
     *("--set", "data.options={size=16,train=64,test=16}", "--set", "teacher.train.epochs=1"),
     *("--set", "sections.epochs=1", "--set", "student.model=auto", "--set", "student.depth=0.4"),
+    *("--set", "engine.mode=eager", "--set", "engine.branches=serial"),
 )
 
 
