@@ -105,7 +105,7 @@ def _with_small_student(settings: Config, small: str | None) -> Config:
 def _small(settings: Config, small: str | None) -> StudentConfig:
     student = settings.student
     if small is None and (student.model == "auto" or is_foreign(student.model)):
-        return replace(student, init="random")  # a family of one: KD of the student itself
+        return replace(student, init="random", sections=())  # a family of one: KD of the student itself
     deep = student.model or (settings.teacher.model if settings.teacher is not None else "")
     if small is not None and small not in MODELS and ":" not in small:
         raise ValueError(f"search: {unknown('--student', small, MODELS)}")

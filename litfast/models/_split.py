@@ -52,7 +52,10 @@ def named(batch: Any, inputs: Sequence[str]) -> dict[str, Any]:
     """A batch of several inputs by their names: a mapping has them, a tuple is in their order."""
     if isinstance(batch, Mapping):
         return dict(batch)
-    return dict(zip(inputs, batch if isinstance(batch, (tuple, list)) else (batch,), strict=True))
+    values = batch if isinstance(batch, (tuple, list)) else (batch,)
+    if len(values) != len(inputs):
+        raise ValueError(f"sectioned: a batch must hold {', '.join(inputs)}, got {len(values)} values")
+    return dict(zip(inputs, values, strict=True))
 
 
 def split(model: nn.Module, names: Sequence[str], inputs: Sequence[str] | None = None) -> tuple[Part, ...]:

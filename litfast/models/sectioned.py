@@ -69,7 +69,8 @@ class SectionedModel(nn.Module):
 
     def enter(self, x: Any) -> Tensor:
         """The stem's output for a batch as `observe` takes it: irs[0]."""
-        out: Tensor = self.stem(named(x, self.inputs)[self.inputs[0]], x)
+        first = x if isinstance(x, Tensor) else named(x, self.inputs)[self.inputs[0]]
+        out: Tensor = self.stem(first, x)
         return out
 
     def become(self, other: SectionedModel) -> None:

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from litfast import config
+from litfast.cli._stages import stages
+from litfast.config import StudentConfig
+
 Litfast = Callable[..., Result]
 FILE = Path(__file__).parents[1] / "models" / "third_party.py"
 SMALL = (
@@ -44,6 +48,13 @@ def test_sections_refuses_a_shape_and_a_model_in_one_line(litfast: Litfast) -> N
     assert litfast("sections", "resnet8", "--image", "32").exit_code == 2
     result = litfast("sections", "resnt8")
     assert result.exit_code == 1 and "did you mean 'resnet8'?" in result.output
+
+
+def test_a_search_tries_tau_on_a_strangers_own_student(recipe: Path) -> None:
+    words = (f"teacher.model={FILE}:preact", "student.model=auto", "student.depth=0.4")
+    settings = config.load(str(recipe), words)
+    first = stages(settings, {"tau": (1.0, 2.0), "alpha": (0.0,), "beta": (0.0,)}, None)[0]
+    assert first.settings.student == StudentConfig(model="auto", depth=0.4)
 
 
 @pytest.mark.parametrize(
