@@ -37,12 +37,9 @@ def auto(model: nn.Module, x: Any, inputs: Sequence[str] | None = None) -> tuple
     weighted = [run for run in runs if any(_weights(model, name) for name in run)]
     ends = weighted[:-1] if len(weighted) > 1 and not _row_length(model, weighted[-1][-1]) else weighted
     picked = [_pick(model, run) for run in ends]
-    ranks = {len(shapes[run[-1]]) for run, name in zip(ends, picked, strict=True) if _is_stack(model, name)}
-    stacks = [
-        name
-        for run, name in zip(ends, picked, strict=True)
-        if _is_stack(model, name) and len(shapes[run[-1]]) == max(ranks)
-    ]
+    rank = {name: _rank(model, run, shapes) for name, run in zip(picked, ends, strict=True)}
+    stacks = [name for name in picked if _is_stack(model, name)]
+    stacks = [name for name in stacks if rank[name] == max(rank[other] for other in stacks)]
     chosen = stacks or picked
     if not chosen:
         raise ValueError(
@@ -75,6 +72,11 @@ def _runs(model: nn.Module, units: Sequence[str], shapes: dict[str, tuple[int, .
         else:
             runs.append(run)
     return runs
+
+
+def _rank(model: nn.Module, run: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> int:
+    """Of what the weights in a run give: the pool behind them may flatten."""
+    return len(shapes[[name for name in run if _weights(model, name)][-1]])
 
 
 def _pick(model: nn.Module, run: Sequence[str]) -> str:

@@ -82,6 +82,21 @@ def test_auto_takes_the_ends_of_stages_or_equal_shares(model: nn.Module, names: 
     assert torch.equal(logits, model(IMAGES)) and len(irs) == len(names) + 1
 
 
+def test_a_pool_that_flattens_leaves_the_last_stage_a_stage() -> None:
+    class Flattening(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer1 = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))
+            self.layer2 = nn.Sequential(nn.Conv2d(4, 8, 1, 16), nn.Conv2d(8, 8, 1))
+            self.pool = nn.Flatten()
+            self.fc = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.pool(self.layer2(self.layer1(x))))
+
+    assert auto(Flattening(), IMAGES) == ("layer1", "layer2")
+
+
 def test_modes_and_statistics_are_left_as_they_were() -> None:
     model = PreActResNet().train()
     model.bn.eval()
