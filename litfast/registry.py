@@ -65,7 +65,7 @@ def own(name: str, who: str) -> Callable[..., Any]:
         members = inspect.getmembers(module, inspect.isfunction)
         functions = [key for key, value in members if value.__module__ == module.__name__]
         raise ValueError(f"{who}: {unknown(f'function of {file}', function, functions)}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _module(file: Path, who: str) -> ModuleType:
