@@ -53,6 +53,7 @@ ONLY_IN = {
     "jinja2": ("bench/page.py",),
     "onnxruntime": ("export/",),
     "pynvml": ("bench/energy.py",),
+    "timm": ("models/foreign.py",),
     "PIL": ("bench/grid.py", "data/contact_sheet.py", "data/decode.py"),
 }
 HEAVY = (
@@ -69,6 +70,7 @@ HEAVY = (
     "onnxscript",
     "onnxruntime",
     "PIL",
+    "timm",
 )
 
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60

@@ -166,8 +166,8 @@ def _ratio(baseline: Row, row: Row) -> dict[str, Any]:
     }
     reasons = [f"{side.contender}: {side.reason}" for side in (baseline, row) if side.reason]
     if reasons:
-        nothing = {"speedup": None, "p10": None, "p90": None, "rounds": 0, "tie": None, "loads": []}
-        return {**cell, **nothing, "reason": "; ".join(reasons)}
+        nothing = {"speedup": None, "p10": None, "p90": None, "rounds": 0, "tie": None}
+        return {**cell, **nothing, "reason": "; ".join(reasons), "loads": []}
     found = speedup(baseline.round_ms, row.round_ms)
     return {**cell, **asdict(found), "tie": found.tie, "reason": None, "loads": _loads(baseline, row)}
 

@@ -190,7 +190,7 @@ def experiment(config: Config) -> Experiment:
     config, found = data(config)
     if not found.labelled:
         check_unlabelled(config)
-    config = models.with_blocks(config, found)
+    config = models.settled(config, found)
     torch.manual_seed(config.seed)
     teacher = models.teacher(config, found)
     critic = models.discriminator(config, found)  # before the students: it is the same whatever they are

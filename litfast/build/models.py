@@ -12,9 +12,11 @@ from torch import nn
 from litfast.build.data import Data
 from litfast.build.method import trains_generator
 from litfast.config import OF_DATA, Config, StudentConfig, TeacherConfig
+from litfast.config.tables import AUTO
 from litfast.data.sets.items import Items
 from litfast.methods import METHODS, check_chain, check_labels
-from litfast.models import GENERATORS, MODELS, Input, create
+from litfast.models import GENERATORS, MODELS, Input, create, is_foreign, reads
+from litfast.models.blocks import blocks, share
 from litfast.models.sectioned import SectionedModel
 from litfast.models.stargan import Discriminator, check_size
 from litfast.models.weights import load_weights
@@ -34,8 +36,9 @@ class Samples(Protocol):
     def input(self) -> Input: ...
 
 
+OWN = "own"  # the weights that a model comes with
 OF_WORDS = ("scratch", "kd", "groupreduce")  # methods whose losses take logits [B, T, K]
-GIVEN = ("name", "blocks", *OF_DATA)  # by a table's own keys and by the data
+GIVEN = ("name", "blocks", "boundaries", *OF_DATA)  # by a table's own keys and by the data
 
 
 def teacher(config: Config, data: Data) -> SectionedModel | None:
@@ -43,8 +46,8 @@ def teacher(config: Config, data: Data) -> SectionedModel | None:
     if config.teacher is None:
         return None
     made = model(config.teacher, data)
-    if config.teacher.weights is not None:
-        load_weights(made, config.teacher.weights)
+    if config.teacher.weights not in (None, OWN):
+        load_weights(made, str(config.teacher.weights))
     return made
 
 
@@ -56,20 +59,42 @@ def students(config: Config, data: Data) -> tuple[SectionedModel, ...]:
     return made
 
 
-def with_blocks(config: Config, data: Data) -> Config:
-    """The config with student.blocks settled where only some sections are compressed."""
+def settled(config: Config, data: Data) -> Config:
+    """The config with the student's model and blocks spelt out: of "auto", and where `sections` are named."""
     said = config.student
-    if not said.sections or config.teacher is None:
+    if config.teacher is None or not (said.sections or said.model == AUTO):
+        if said.model == AUTO:
+            raise ValueError(f"recipe: a [teacher] table must be given for student.model {AUTO!r}, got none")
         return config
-    taught, learned = model(config.teacher, data), model(said, data)
+    taught = model(config.teacher, data)
+    if said.model == AUTO:
+        said = _of_teacher(said, config.teacher, taught)
+    if not said.sections:
+        return replace(config, student=said)
+    learned = model(said, data)
     for name in said.sections:
         if name not in learned.names:
             raise ValueError(f"recipe: {unknown('student.sections', name, learned.names)}")
-    blocks = tuple(
-        len(list((learned if name in said.sections else taught).model.get_submodule(name).children()))
-        for name in learned.names
+    counts = tuple(
+        len(blocks(learned.model, name) if name in said.sections else blocks(taught.model, whole))
+        for name, whole in zip(learned.names, taught.names, strict=True)
     )
-    return replace(config, student=replace(said, blocks=blocks))
+    return replace(config, student=replace(said, blocks=counts))
+
+
+def _of_teacher(said: StudentConfig, of: TeacherConfig, teacher: SectionedModel) -> StudentConfig:
+    """The teacher's model with the share `depth` of its blocks."""
+    assert said.depth is not None
+    counts = tuple(share(len(blocks(teacher.model, name)), said.depth) for name in teacher.names)
+    boundaries = (teacher.spec or {}).get("boundaries")
+    return replace(
+        said,
+        model=of.model,
+        depth=None,
+        blocks=counts,
+        boundaries=None if boundaries is None else tuple(boundaries),
+        options=said.options or of.options,
+    )
 
 
 def links(config: Config) -> list[StudentConfig]:
@@ -85,7 +110,6 @@ def links(config: Config) -> list[StudentConfig]:
 
 def model(said: TeacherConfig | StudentConfig, data: Samples) -> SectionedModel:
     """The configured network for the classes of a set and what its samples are."""
-    takes = inspect.signature(MODELS[said.model]).parameters
     given: dict[str, Any] = dict(said.options)
     for key in GIVEN:
         if key in given:
@@ -94,22 +118,35 @@ def model(said: TeacherConfig | StudentConfig, data: Samples) -> SectionedModel:
                 f"gives, got {given[key]!r}"
             )
     unit = _unit(said.model)
-    if unit != data.unit:
+    if unit not in (None, data.unit):
         fitting = [name for name in MODELS if _unit(name) == data.unit]
         raise ValueError(
             f"recipe: a model of {data.unit} must be named for {data.name} ({', '.join(fitting)}), "
             f"got {said.model!r}, which reads {unit}"
         )
-    if "alphabet" in takes:
-        given["alphabet"] = data.input.alphabet
-    if "channels" in takes:
-        given |= {"channels": data.input.shape[0], "size": data.input.shape[1:]}
-    blocks = None if said.blocks is None else list(said.blocks)
-    return create(said.model, classes=len(data.classes), blocks=blocks, **given)
+    return create(
+        said.model,
+        classes=len(data.classes),
+        blocks=None if said.blocks is None else list(said.blocks),
+        boundaries=said.boundaries,
+        **_read(said.model, data),
+        **given,
+    )
 
 
-def _unit(name: str) -> str:
+def _read(name: str, data: Samples) -> dict[str, Any]:
+    """What `create` is told of the samples."""
+    if data.unit == "images":
+        return {"channels": data.input.shape[0], "size": data.input.shape[1:]}
+    if is_foreign(name):
+        return {"alphabet": data.input.alphabet, "size": data.input.shape}
+    return {"alphabet": data.input.alphabet} if data.unit == "texts" else {}
+
+
+def _unit(name: str) -> str | None:
     """What a model reads: a language model's ids are its classes, so it needs no other word for them."""
+    if is_foreign(name):
+        return reads(name)
     takes = inspect.signature(MODELS[name]).parameters
     return "images" if "channels" in takes else "texts" if "alphabet" in takes else "words"
 

@@ -81,7 +81,7 @@ def cells(
     Raises:
         ValueError: text where numbers should be, an unknown mode or precision, a device that is not there.
     """
-    place = build.device(device)
+    place = torch.device(build.device(device))
     names = modes.every(place) if mode == ALL else mode.split(",")
     precisions = precision.split(",")
     for name in names:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from litfast.cli import _trials
 from litfast.config import Config, MethodConfig, StudentConfig
 from litfast.methods import METHODS
-from litfast.models import MODELS
+from litfast.models import MODELS, is_foreign
 from litfast.phase import Schedule
 from litfast.registry import unknown
 
@@ -104,6 +104,8 @@ def _with_small_student(settings: Config, small: str | None) -> Config:
 
 def _small(settings: Config, small: str | None) -> StudentConfig:
     student = settings.student
+    if small is None and (student.model == "auto" or is_foreign(student.model)):
+        return replace(student, init="random", sections=())  # a family of one: KD of the student itself
     deep = student.model or (settings.teacher.model if settings.teacher is not None else "")
     if small is not None and small not in MODELS and ":" not in small:
         raise ValueError(f"search: {unknown('--student', small, MODELS)}")

@@ -16,6 +16,7 @@ from litfast.cli.info import info
 from litfast.cli.plan import plan
 from litfast.cli.report import report
 from litfast.cli.search import search
+from litfast.cli.sections import sections
 from litfast.cli.sweep import sweep
 from litfast.cli.train import train
 
@@ -53,5 +54,6 @@ app.command()(compare)
 app.command()(report)
 app.command(name="eval")(evaluate)
 app.command()(export)
+app.command()(sections)
 app.command()(info)
 app.add_typer(data)

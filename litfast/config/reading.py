@@ -17,7 +17,7 @@ from litfast.config.tables import Config
 from litfast.phase import Schedule
 from litfast.registry import unknown
 
-OF_RUN = {"model", "blocks", "options", "weights"}  # what `run` stands for
+OF_RUN = {"model", "blocks", "boundaries", "options", "weights"}  # what `run` stands for
 OF_DATA = ("classes", "channels", "size", "alphabet")  # of a model's spec; a recipe has them from its data
 
 
@@ -93,7 +93,7 @@ def _of_run(said: dict[str, Any], role: str) -> dict[str, Any]:
             f"got {folder}: {error}"
         ) from None
     spec = dict(document["model"])
-    given = {"model": spec.pop("name"), "blocks": spec.pop("blocks", None)}
+    given = {"model": spec.pop("name"), **{key: spec.pop(key, None) for key in ("blocks", "boundaries")}}
     given["options"] = {key: value for key, value in spec.items() if key not in OF_DATA}
     return own | given | {"weights": str(folder / document["weights"])}
 

@@ -10,6 +10,7 @@ from litfast.phase import Schedule
 from litfast.registry import unknown
 
 Options = dict[str, Any]
+AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,11 +49,15 @@ class DataConfig:
 class TeacherConfig:
     """The deep model, `options` its family's own: `weights` loads it, `train` trains it (phase "teacher").
 
-    `check` says what becomes of a loaded teacher that looks wrong on this data: warn, refuse, or off.
+    `weights` is a file, or "own": those that the model comes with (a timm model's with `pretrained = true`
+    among its options, those that a FILE.py's function loads). `boundaries` name the submodules that end its
+    sections, or are "auto". `check` says what becomes of a loaded teacher that looks wrong on this data:
+    warn, refuse, or off.
     """
 
     model: str
     blocks: tuple[int, ...] | None = None
+    boundaries: tuple[str, ...] | str | None = None
     options: Options = field(default_factory=dict)
     weights: str | None = None
     train: Schedule | None = None
@@ -71,6 +76,8 @@ class TeacherConfig:
 class StudentConfig:
     """The shallow model. `init`: random, or teacher (evenly spaced blocks of each teacher section).
 
+    `model` "auto" is the teacher's with the share `depth` of the blocks of each section, at least one.
+    `boundaries` name the submodules that end its sections, or are "auto".
     `chain` in place of `model`: depths in the teacher's family, each the teacher of the next ([17, 9]); their
     options are the teacher's unless `options` are given.
     `sections`: only these are compressed; the others are the teacher's own, copied and kept.
@@ -80,7 +87,9 @@ class StudentConfig:
     model: str = ""
     chain: tuple[int, ...] = ()
     sections: tuple[str, ...] = ()
+    depth: float | None = None
     blocks: tuple[int, ...] | None = None
+    boundaries: tuple[str, ...] | str | None = None
     options: Options = field(default_factory=dict)
     init: str = "random"
     weights: str | None = None
@@ -89,11 +98,20 @@ class StudentConfig:
         if bool(self.model) == bool(self.chain):
             got = "both" if self.model else "none"
             raise ValueError(f"recipe: student.model or student.chain must be given, got {got}")
+        if (self.model == AUTO) != (self.depth is not None):
+            raise ValueError(
+                f"recipe: student.depth must be given with student.model {AUTO!r} and only there, "
+                f"got model {self.model!r} and depth {self.depth}"
+            )
+        if self.depth is not None and not 0 < self.depth <= 1:
+            raise ValueError(f"recipe: student.depth must lie above 0 and up to 1, got {self.depth}")
+        if self.model == AUTO and (self.blocks or self.boundaries):
+            raise ValueError(f"recipe: student.blocks and boundaries must be left out with model {AUTO!r}")
         if self.weights is not None and self.init != "random":
             raise ValueError(
                 f"recipe: student.init must be 'random' where student.weights are given, got {self.init!r}"
             )
-        for key in ("sections", "blocks", "weights"):
+        for key in ("sections", "blocks", "boundaries", "weights"):
             if self.chain and getattr(self, key):
                 raise ValueError(
                     f"recipe: student.{key} must be left out with student.chain, got {getattr(self, key)!r}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from litfast.methods._kd import Seen
-from litfast.models.sectioned import SectionedModel
+from litfast.models.sectioned import SectionedModel, fed
 from litfast.models.twin import (
     counted_twice,
     is_per_sample,
@@ -59,8 +59,8 @@ class Paths:
         """The student's own IRs and logits."""
         irs = [self._stem_output(seen)]
         for i in range(len(self.student.sections)):
-            irs.append(self._own_output(i, irs[-1]))
-        return irs, self.student.head(irs[-1])
+            irs.append(self._own_output(i, irs[-1], seen))
+        return irs, self.student.head(irs[-1], seen.images)
 
     def both(self, seen: Seen) -> tuple[list[Tensor], Tensor]:
         """The chosen sections' outputs on the teacher's IRs, and the logits of the student's own path."""
@@ -68,27 +68,27 @@ class Paths:
         outputs: dict[int, Tensor] = {}
         for i in range(len(self.student.sections)):
             if self._serves_both(i, ir, seen):
-                outputs[i] = ir = self._run_once(i, ir)
+                outputs[i] = ir = self._run_once(i, ir, seen)
             elif self._is_twin(i, ir, seen):
                 moved = (self.own_moves, self.ir_moves)
                 section, taught = self.student.sections[i], self._teacher_ir(i, seen)
                 ir, outputs[i] = twin_pass(section, ir, taught, moved=moved)
             else:
-                ir = self._own_output(i, ir)
-        logits = self.student.head(ir)
+                ir = self._own_output(i, ir, seen)
+        logits = self.student.head(ir, seen.images)
         return [outputs[i] if i in outputs else self.on_teacher_ir(i, seen) for i in self.chosen], logits
 
     def on_teacher_ir(self, i: int, seen: Seen) -> Tensor:
         """Section i's output on the teacher's IR, with noise where that is asked for."""
         ir = self._teacher_ir(i, seen)
         ir = ir + self.noise * torch.randn_like(ir) if self.noise else ir
-        return self._run(i, ir, moves=self.ir_moves)
+        return self._run(i, ir, seen, moves=self.ir_moves)
 
     def move_statistics(self, seen: Seen) -> None:
         """The own path as far as its batch norms train, for their statistics alone."""
         ir = self._stem_output(seen)
         for i in range(max(self.chosen) + 1):
-            ir = self._own_output(i, ir)
+            ir = self._own_output(i, ir, seen)
 
     def _teacher_ir(self, i: int, seen: Seen) -> Tensor:
         """The IR that section i reads, in its own dtype; autocast casts for itself."""
@@ -97,17 +97,20 @@ class Paths:
             return ir
         return ir.to(next(self.student.sections[i].parameters()).dtype)
 
-    def _own_output(self, i: int, ir: Tensor) -> Tensor:
-        return self._run(i, ir, moves=self.own_moves)
+    def _own_output(self, i: int, ir: Tensor, seen: Seen) -> Tensor:
+        return self._run(i, ir, seen, moves=self.own_moves)
 
-    def _run(self, i: int, ir: Tensor, *, moves: bool) -> Tensor:
-        section = self.student.sections[i]
+    def _section(self, i: int, seen: Seen) -> nn.Module:
+        return fed(self.student.sections[i], seen.images)
+
+    def _run(self, i: int, ir: Tensor, seen: Seen, *, moves: bool) -> Tensor:
+        section = self._section(i, seen)
         with nullcontext() if moves else statistics_held([section]):
             output: Tensor = section(ir)
         return output
 
-    def _run_once(self, i: int, ir: Tensor) -> Tensor:
-        section = self.student.sections[i]
+    def _run_once(self, i: int, ir: Tensor, seen: Seen) -> Tensor:
+        section = self._section(i, seen)
         with counted_twice([section]) if self.own_moves and self.ir_moves else nullcontext():
             output: Tensor = section(ir)
         return output
@@ -115,17 +118,17 @@ class Paths:
     def _stem_output(self, seen: Seen) -> Tensor:
         stem = self.student.stem
         if _moves(stem) or not self._verdict("stem", lambda: self._is_stem_shared(seen)):
-            return stem(seen.images)
+            return self.student.enter(seen.images)
         return seen.irs[0]
 
     def _serves_both(self, i: int, ir: Tensor, seen: Seen) -> bool:
         if ir is not seen.irs[i] or i not in self.chosen or self.noise:
             return False
-        return self._verdict(f"once {i}", lambda: is_repeatable(self.student.sections[i], ir))
+        return self._verdict(f"once {i}", lambda: is_repeatable(self._section(i, seen), ir))
 
     def _is_twin(self, i: int, ir: Tensor, seen: Seen) -> bool:
-        if i not in self.chosen or self.noise:
-            return False
+        if i not in self.chosen or self.noise or self.student.sections[i].needs:
+            return False  # a mask has rows for one batch alone
         if ir.device.type not in TWIN_DEVICES or ir.numel() > TWIN_ELEMENTS:
             return False
         section, taught = self.student.sections[i], self._teacher_ir(i, seen)
@@ -136,7 +139,7 @@ class Paths:
     @torch.no_grad()
     def _is_stem_shared(self, seen: Seen) -> bool:
         # a teacher in another precision gives IRs of another dtype
-        return self.has_teachers_stem and seen.irs[0].dtype == self.student.stem(seen.images).dtype
+        return self.has_teachers_stem and seen.irs[0].dtype == self.student.enter(seen.images).dtype
 
     def _verdict(self, question: str, answer: Callable[[], bool]) -> bool:
         """Asked once, on the first batch: an answer runs forward passes; that on a twin reads the device."""

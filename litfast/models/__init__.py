@@ -13,6 +13,9 @@ from litfast.models.counting import depth as depth
 from litfast.models.counting import macs as macs
 from litfast.models.counting import parameters as parameters
 from litfast.models.ensemble import Ensemble as Ensemble
+from litfast.models.foreign import AUTO, foreign
+from litfast.models.foreign import is_foreign as is_foreign
+from litfast.models.foreign import reads as reads
 from litfast.models.inputs import Input as Input
 from litfast.models.lenet import LeNet5 as LeNet5
 from litfast.models.lenet import LeNet300 as LeNet300
@@ -51,18 +54,22 @@ def create(
     channels: int = 3,
     size: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
+    boundaries: str | Sequence[str] | None = None,
     **options: Any,
 ) -> SectionedModel:
     """A model by name, freshly initialised from torch's global generator.
 
     Args:
-        name: one of MODELS, such as "resnet20".
+        name: one of MODELS, such as "resnet20", "timm:NAME" or "FILE.py:function" (see `foreign`).
         classes: width of the logits, K; of a generator, the number of its domains; of a language model, the
             words that it reads and predicts.
         channels: channels of the input images; a model of texts or words has none, its spec neither.
         size: (H, W) of the input images, for a model whose weights depend on it, such as a LeNet (which has
             28x28 without it); any other model takes images of any size, and its spec has none.
-        blocks: blocks of each section, in place of those that the name stands for.
+        blocks: blocks of each section, in place of those that the name stands for; a foreign model keeps so
+            many, evenly spaced.
+        boundaries: submodules that end the sections, as in `sectioned`; "auto" or None: those of the family,
+            of a foreign model the ends of its stages (see `stages.auto`).
         options: the family's own keyword arguments, such as `option` ("A" or "B") of a ResNet.
 
     Returns:
@@ -71,6 +78,10 @@ def create(
     Raises:
         ValueError: an unknown name or option (the nearest known one is named), or one that the model refuses.
     """
+    if is_foreign(name):
+        alphabet = options.pop("alphabet", None)
+        read = dict(channels=channels, size=size, alphabet=alphabet)
+        return foreign(name, classes=classes, blocks=blocks, boundaries=boundaries, options=options, **read)
     make = MODELS[name]
     takes = inspect.signature(make).parameters
     known = [key for key in takes if key not in ("classes", "channels", "size", "blocks")]
@@ -84,7 +95,11 @@ def create(
     if "size" in takes and size is not None:
         given["size"] = list(size)
     model, names = make(**given)
-    return SectionedModel(model, names, spec=dict(name=name, **given))
+    spec = dict(name=name, **given)
+    if boundaries not in (None, AUTO):
+        names = tuple(boundaries or ())
+        spec["boundaries"] = list(names)
+    return SectionedModel(model, names, spec=spec)
 
 
 def _resnet(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from litfast.models._modes import evaluating
+from litfast.models.blocks import blocks, evenly_spaced, members
 from litfast.models.sectioned import SectionedModel
 
 SHOWN = 3  # differing keys that an error spells out
@@ -86,54 +87,66 @@ def copy_sections(teacher: SectionedModel, student: SectionedModel, names: Seque
     Raises:
         ValueError: the sections have different keys or shapes.
     """
-    for taught_name, name in zip(teacher.names, student.names, strict=True):
+    for place, name in enumerate(student.names):
         if name in names:
-            source = teacher.model.get_submodule(taught_name).state_dict()
-            goal = student.model.get_submodule(name).state_dict()
             who = f"copy_sections: student section {name!r}"
+            source, goal = (_section_state(model, place) for model in (teacher, student))
             _copy(source, goal, who, "give it as many blocks as the teacher's")
 
 
 def copy_blocks(teacher: SectionedModel, student: SectionedModel) -> dict[str, list[int]]:
     """Copy evenly spaced blocks of each teacher section into the student's: LIT's start from the teacher.
 
-    The blocks are the children of a section's nn.Sequential. Of T teacher blocks the student's S get those
-    at round(linspace(0, T - 1, S)): the first, which may change the width, stays first, and 9 -> 3 takes
-    0, 4, 8.
+    The blocks are those of `blocks.blocks`: the children of a section's nn.Sequential, the layers of a slice.
+    Of T teacher blocks the student's S get those at round(linspace(0, T - 1, S)): the first, which may change
+    the width, stays first, and 9 -> 3 takes 0, 4, 8. What a section holds beside its blocks is copied too.
 
     Returns:
         The teacher block behind each student block, by the student's section name.
 
     Raises:
-        ValueError: a section is no nn.Sequential, or has more blocks, other keys or other shapes than the
-            teacher's.
+        ValueError: a section without a row of blocks, or with more blocks, other keys or other shapes than
+            the teacher's.
     """
     chosen = {}
-    for teacher_name, student_name in zip(teacher.names, student.names, strict=True):
-        source, goal = _blocks(teacher, teacher_name), _blocks(student, student_name)
+    for place, (teacher_name, student_name) in enumerate(zip(teacher.names, student.names, strict=True)):
+        source, goal = blocks(teacher.model, teacher_name), blocks(student.model, student_name)
         if len(goal) > len(source):
             raise ValueError(
                 f"copy_blocks: student section {student_name!r} must have at most the teacher's "
                 f"{len(source)} blocks, got {len(goal)}; start from random weights instead"
             )
-        chosen[student_name] = _evenly_spaced(len(source), len(goal))
-        for place, index in enumerate(chosen[student_name]):
-            who = f"copy_blocks: student block {student_name}.{place}"
-            taught, learned = source[index].state_dict(), goal[place].state_dict()
+        chosen[student_name] = evenly_spaced(len(source), len(goal))
+        for block, index in enumerate(chosen[student_name]):
+            who = f"copy_blocks: student block {student_name}.{block}"
+            taught, learned = _block_state(teacher, source[index]), _block_state(student, goal[block])
             _copy(taught, learned, who, "choose equal widths and shortcuts")
+        rest = (_section_state(teacher, place, without=source), _section_state(student, place, without=goal))
+        _copy(*rest, f"copy_blocks: student section {student_name!r}", "choose equal widths")
     return chosen
 
 
-def _evenly_spaced(total: int, count: int) -> list[int]:
-    return [round(place * (total - 1) / max(count - 1, 1)) for place in range(count)]
+def _block_state(model: SectionedModel, block: Sequence[str]) -> dict[str, Tensor]:
+    """A block's tensors, by keys that do not depend on its place."""
+    states = [model.model.get_submodule(name).state_dict() for name in block]
+    if len(states) == 1:
+        return states[0]
+    return {f"{at}.{key}": value for at, state in enumerate(states) for key, value in state.items()}
 
 
-def _blocks(model: SectionedModel, name: str) -> nn.Sequential:
-    section = model.model.get_submodule(name)
-    if not isinstance(section, nn.Sequential):
-        kind = type(section).__name__
-        raise ValueError(f"copy_blocks: section {name!r} must be an nn.Sequential of blocks, got {kind}")
-    return section
+def _section_state(
+    model: SectionedModel, place: int, *, without: Sequence[Sequence[str]] = ()
+) -> dict[str, Tensor]:
+    """A section's tensors, by keys that do not depend on where its slice of a list begins."""
+    names, state = members(model.model, model.names[place]), model.state_dict()
+    left_out = tuple(f"{name}." for block in without for name in block)
+    found = {}
+    for key in model.sections[place].state_keys:
+        if not key.startswith(left_out):
+            at = next((at for at, name in enumerate(names) if key.startswith(f"{name}.")), None)
+            inner = key if at is None else key.removeprefix(f"{names[at]}.")
+            found[inner if len(names) == 1 else f"{at}.{inner}"] = state[key]
+    return found
 
 
 @torch.no_grad()

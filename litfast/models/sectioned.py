@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from litfast.models._split import Part, split
+from litfast.models._split import Part, named, split
+from litfast.models._trace import input_names
 
 
 class SectionedModel(nn.Module):
@@ -21,6 +22,7 @@ class SectionedModel(nn.Module):
     Attributes:
         model: the model as it came, with its own keys.
         names: the submodules that end the sections.
+        inputs: the parameters of the model's forward pass that a batch gives, by name.
         stem, sections, head: the parts, callable modules over the very parameters and buffers of `model`.
         spec: how `create` made it, or None; JSON-able, and `create(**spec)` makes it again.
     """
@@ -29,36 +31,52 @@ class SectionedModel(nn.Module):
     sections: tuple[Part, ...]
     head: Part
 
-    def __init__(self, model: nn.Module, names: Sequence[str], *, spec: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        *,
+        inputs: Sequence[str] | None = None,
+        spec: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.names = tuple(names)
+        self.inputs = input_names(model, inputs)
         self.spec = spec
         self.training = model.training
         self._cut()
 
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x)
+    def forward(self, x: Any) -> Tensor:
+        logits: Tensor = self.model(x) if len(self.inputs) == 1 else self.model(**named(x, self.inputs))
         return logits
 
-    def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    def observe(self, x: Any) -> tuple[list[Tensor], Tensor]:
         """The intermediate representations and the logits of one pass.
 
         Args:
-            x: a batch of inputs, [B, ...].
+            x: a batch of inputs, [B, ...]; of a model with several a mapping by name, or a tuple in the order
+                of `inputs`.
 
         Returns:
             irs: S + 1 tensors; irs[0] is the stem's output, irs[i] = sections[i-1](irs[i-1]).
             logits: [B, K], head(irs[S]).
         """
-        irs = [self.stem(x)]
+        irs = [self.enter(x)]
         for section in self.sections:
-            irs.append(section(irs[-1]))
-        return irs, self.head(irs[-1])
+            irs.append(section(irs[-1], x))
+        return irs, self.head(irs[-1], x)
+
+    def enter(self, x: Any) -> Tensor:
+        """The stem's output for a batch as `observe` takes it: irs[0]."""
+        first = x if isinstance(x, Tensor) else named(x, self.inputs)[self.inputs[0]]
+        out: Tensor = self.stem(first, x)
+        return out
 
     def become(self, other: SectionedModel) -> None:
         """Take over the model of `other`, its sections and its spec: surgery that keeps this object."""
         self.model, self.names, self.spec = other.model, other.names, other.spec
+        self.inputs = other.inputs
         self._cut()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -79,7 +97,7 @@ class SectionedModel(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _cut(self) -> None:
-        stem, *sections, head = split(self.model, self.names)
+        stem, *sections, head = split(self.model, self.names, self.inputs)
         # past nn.Module's own __setattr__, which would register them and double every key
         self.__dict__.update(stem=stem, sections=tuple(sections), head=head)
 
@@ -91,16 +109,40 @@ class SectionedModel(nn.Module):
         self._cut()
 
 
-def sectioned(model: nn.Module, names: Sequence[str]) -> SectionedModel:
+class Fed(nn.Module):
+    """A part that reads more than one input, with a batch to read them from: a module of one tensor."""
+
+    def __init__(self, part: Part, batch: Any) -> None:
+        super().__init__()
+        self.part = part
+        self.batch = batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.part(x, self.batch)
+        return out
+
+
+def fed(part: Part, batch: Any) -> nn.Module:
+    """`part` as a module of one tensor: itself, unless it needs other inputs from the batch."""
+    return Fed(part, batch) if part.needs else part
+
+
+def sectioned(
+    model: nn.Module, names: Sequence[str], *, inputs: Sequence[str] | None = None
+) -> SectionedModel:
     """Split any torch model at the named submodules: `sectioned(net, ["layer1", "layer2", "layer3"])`.
 
     Only the code outside the named submodules is traced (torch.fx), so anything may happen inside a section.
 
     Args:
-        model: takes one tensor, returns logits [B, K].
-        names: submodules in the order of the forward pass; each ends one section.
+        model: takes one tensor, or `inputs`; returns logits [B, K].
+        names: submodules in the order of the forward pass; each ends one section. Part of a list of modules,
+            such as the layers of a transformer, is a slice: `["encoder.layers[0:3]", "encoder.layers[3:6]"]`.
+        inputs: the parameters of `model.forward` that a batch gives, where there are several; all others take
+            their defaults. What follows from those behind the first alone, such as a mask, may be read in
+            every section.
 
     Raises:
         ValueError: a name that is no submodule, or a forward pass that does not run through them in a line.
     """
-    return SectionedModel(model, names)
+    return SectionedModel(model, names, inputs=inputs)

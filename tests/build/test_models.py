@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from litfast import build, config
-from litfast.config import StudentConfig
+from litfast.config import StudentConfig, TeacherConfig
 from litfast.models import Input
 from litfast.models.sectioned import SectionedModel
 
@@ -141,3 +142,57 @@ def test_best_weights_need_validation_samples(images: config.Config) -> None:
 def test_a_language_model_has_the_vocabulary_for_classes(words: config.Config) -> None:
     student = build.experiment(words).student
     assert student.spec == {"name": "lstm_lm", "classes": 5, "blocks": None, "width": 4}
+
+
+def test_an_automatic_student_is_the_teacher_with_a_share_of_its_blocks(images: config.Config) -> None:
+    assert images.teacher is not None
+    deep = replace(images, teacher=replace(images.teacher, model="resnet32", options={"width": 4}))
+    experiment = build.experiment(changed(deep, model="auto", depth=0.4, init="teacher"))
+    said = experiment.config.student
+    assert (said.model, said.blocks, said.depth) == ("resnet32", (2, 2, 2), None)
+    assert said.options == {"width": 4} and said.init == "teacher"
+    assert build.experiment(experiment.config).config == experiment.config
+
+
+def test_an_automatic_student_may_be_shallower_in_some_sections_alone(images: config.Config) -> None:
+    said = changed(images, model="auto", depth=0.5, sections=("layer3",))
+    assert build.experiment(said).config.student.blocks == (2, 2, 1)
+
+
+def test_an_automatic_student_needs_a_teacher(images: config.Config) -> None:
+    alone = replace(
+        changed(images, model="auto", depth=0.5),
+        teacher=None,
+        method=config.MethodConfig(name="scratch"),
+        phases={"train": images.phases["finetune"]},
+    )
+    with pytest.raises(ValueError, match=r"a \[teacher\] table must be given for student\.model 'auto'"):
+        build.experiment(alone)
+
+
+def test_a_model_keeps_the_weights_that_it_comes_with(images: config.Config, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def net(classes):\n"
+        "    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.ReLU(), nn.Linear(4, classes))\n"
+        "    nn.init.constant_(model[1].weight, 0.25)\n    return model\n"
+    )
+    said = TeacherConfig(model=f"{tmp_path}/net.py:net", weights="own")
+    _, data = build.data(images)
+    made = build.models.teacher(replace(images, teacher=said), data)
+    assert made is not None and made.names == ("1",)
+    assert bool((made.model[1].weight == 0.25).all())
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ({"model": "auto"}, "student.depth must be given with student.model 'auto' and only there, got"),
+        ({"model": "resnet8", "depth": 0.5}, "student.depth must be given with student.model 'auto'"),
+        ({"model": "auto", "depth": 1.5}, "student.depth must lie above 0 and up to 1, got 1.5"),
+        ({"model": "auto", "depth": 0.5, "blocks": (1,)}, "student.blocks and boundaries must be left out"),
+    ],
+)
+def test_an_automatic_student_has_a_depth_and_no_blocks(student: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StudentConfig(**student)

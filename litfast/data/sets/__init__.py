@@ -16,14 +16,14 @@ from litfast.data.sets.image_folder import image_folder
 from litfast.data.sets.image_set import Images as Images
 from litfast.data.sets.image_set import ImageSet as ImageSet
 from litfast.data.sets.image_set import hold_out as hold_out
-from litfast.data.sets.own import is_own, own
+from litfast.data.sets.own import own
 from litfast.data.sets.synthetic import synthetic
 from litfast.data.sets.text import text
 from litfast.data.sets.text_set import Corpus as Corpus
 from litfast.data.sets.text_set import TextSet as TextSet
 from litfast.data.sets.unlabelled import unlabelled
 from litfast.data.sets.webdataset import webdataset
-from litfast.registry import Registry, unknown
+from litfast.registry import Registry, is_own, unknown
 
 DATASETS: Registry[Callable[..., ImageSet | TextSet | Corpus]] = Registry("data set")
 DATASETS.update(

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any
 
+from litfast import registry
 from litfast.data.sets.image_set import ImageSet
 from litfast.data.sets.items import Items
 from litfast.data.shape import image_shape
-from litfast.registry import unknown
-
-
-def is_own(name: str) -> bool:
-    """Whether a set's name is `FILE.py:function`."""
-    return name.rpartition(":")[0].endswith(".py")
 
 
 def own(name: str, **options: Any) -> ImageSet:
@@ -37,8 +28,7 @@ def own(name: str, **options: Any) -> ImageSet:
         ValueError: no such file or function, options that it does not take, unknown classes.
         TypeError: it returned something else.
     """
-    file, _, function = name.rpartition(":")
-    read = _function(Path(file), function)
+    read = registry.own(name, "data")
     try:
         inspect.signature(read).bind(**options)
     except TypeError as error:
@@ -57,29 +47,7 @@ def own(name: str, **options: Any) -> ImageSet:
                 f"data: the {split} Dataset of {name} must be map-style (it has a length and items by "
                 f"number), got {type(dataset).__name__}"
             )
-    return _image_set(function, found, _classes(name, found[0]))
-
-
-def _function(file: Path, name: str) -> Callable[..., Any]:
-    if not file.is_file():
-        raise ValueError(f"data: {file} must be a Python file, got no such file")
-    spec = importlib.util.spec_from_file_location(f"_litfast_data_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # classes in it are looked up here when a worker is not forked
-    try:
-        spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise ValueError(f"data: {file} must be a Python file that can be imported, got: {error}") from None
-    found = getattr(module, name, None)
-    if not callable(found):
-        raise ValueError(f"data: {unknown(f'function of {file}', name, _functions(module))}")
-    return found
-
-
-def _functions(module: ModuleType) -> list[str]:
-    members = inspect.getmembers(module, inspect.isfunction)
-    return [name for name, value in members if value.__module__ == module.__name__]
+    return _image_set(name.rpartition(":")[2], found, _classes(name, found[0]))
 
 
 def _classes(name: str, train: Any) -> tuple[str, ...]:

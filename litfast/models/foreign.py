@@ -1,0 +1,129 @@
+"""Models that litfast does not bring along: `timm:NAME` and `FILE.py:function`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from litfast.models.blocks import keep
+from litfast.models.inputs import Input
+from litfast.models.sectioned import SectionedModel
+from litfast.models.stages import auto
+from litfast.registry import is_own, own
+
+TIMM = "timm:"
+AUTO = "auto"
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a model's name is `timm:NAME` or `FILE.py:function`."""
+    return name.startswith(TIMM) or is_own(name)
+
+
+def reads(name: str) -> str | None:
+    """What a foreign model reads: "images", "texts", or None where it does not say.
+
+    A function of a file says so by its parameters: `channels` or `size` are an image's, `alphabet` a text's.
+
+    Raises:
+        ValueError: no such file or function.
+    """
+    if name.startswith(TIMM):
+        return "images"
+    takes = inspect.signature(own(name, "create")).parameters
+    return "texts" if "alphabet" in takes else "images" if {"channels", "size"} & set(takes) else None
+
+
+def foreign(
+    name: str,
+    *,
+    classes: int,
+    channels: int,
+    size: Sequence[int] | None,
+    alphabet: int | None,
+    blocks: Sequence[int] | None,
+    boundaries: str | Sequence[str] | None,
+    options: dict[str, Any],
+) -> SectionedModel:
+    """A foreign model in its sections, freshly made; the arguments are those of `create`.
+
+    timm's is `timm.create_model(NAME, num_classes=, in_chans=, **options)`, with `img_size` where the model
+    takes images of one size alone. A file's function gets those of `classes`, `channels`, `size` and
+    `alphabet` that it names, and the options; it returns an nn.Module, or a SectionedModel, which brings its
+    own boundaries.
+
+    Raises:
+        ValueError: timm is not installed or does not know the model or an option; no such file or function,
+            or one that does not take the options or asks for more; a model that cannot be cut.
+        TypeError: the function returned something else.
+    """
+    facts: dict[str, Any] = dict(channels=channels) if alphabet is None else dict(alphabet=alphabet)
+    facts |= {} if size is None else dict(size=list(size))
+    made = _made(name, dict(classes=classes, **facts), options)
+    inputs = made.inputs if isinstance(made, SectionedModel) else None
+    model: nn.Module = made.model if isinstance(made, SectionedModel) else made
+    if boundaries not in (None, AUTO):
+        names = tuple(boundaries or ())
+    elif isinstance(made, SectionedModel):
+        names = made.names
+    else:
+        names = auto(model, _sample(name, model, facts))
+    counts = None if blocks is None else list(blocks)
+    spec = dict(name=name, classes=classes, blocks=counts, boundaries=list(names), **facts, **options)
+    if counts is not None:
+        names = keep(model, names, counts)
+    return SectionedModel(model, names, inputs=inputs, spec=spec)
+
+
+def _made(name: str, facts: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    if name.startswith(TIMM):
+        return _timm(name.removeprefix(TIMM), facts, options)
+    function = own(name, "create")
+    takes = inspect.signature(function).parameters
+    given = {key: value for key, value in facts.items() if key in takes} | options
+    try:
+        inspect.signature(function).bind(**given)
+    except TypeError as error:
+        raise ValueError(f"create: {name} must take {', '.join(given)}, got: {error}") from None
+    model = function(**given)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"create: {name} must return an nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _sample(name: str, model: nn.Module, facts: dict[str, Any]) -> Tensor:
+    if "size" not in facts:
+        raise ValueError(f"create: size of what {name} reads must be given to find its boundaries, got none")
+    alphabet = facts.get("alphabet")
+    shape = facts["size"] if alphabet is not None else [facts["channels"], *facts["size"]]
+    like = next(model.parameters())
+    reads = Input(tuple(shape), alphabet=alphabet)
+    return reads.example(2, generator=torch.Generator(), device=like.device, dtype=like.dtype)
+
+
+def _timm(name: str, facts: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError(
+            f"create: timm must be installed for {TIMM}{name} (pip install 'litfast[timm]'), got: {error}"
+        ) from None
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:
+        near = ", ".join(get_close_matches(name, known, n=3, cutoff=0.0))
+        raise ValueError(f"create: model must be one of timm's {len(known)}, got {name!r}; near are {near}")
+    given = {"num_classes": facts["classes"], "in_chans": facts["channels"]} | options
+    found = timm.models.get_pretrained_cfg(name)
+    if "size" in facts and found is not None and found.fixed_input_size:
+        given.setdefault("img_size", tuple(facts["size"]))
+    try:
+        model: nn.Module = timm.create_model(name, **given)
+    except (TypeError, RuntimeError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"create: {TIMM}{name} must take {given}, got: {reason}") from None
+    return model
