@@ -42,7 +42,7 @@ def sections(
         shape = _console.numbers("sections: --image", image, "x")
         if len(shape) != 3:
             raise ValueError(f"sections: --image must be CxHxW, got {image!r}")
-    sizes = {"channels": shape[0], "size": shape[1:]}
+    sizes: dict[str, Any] = {"channels": shape[0], "size": shape[1:]}
     made = create(model, classes=classes, **sizes)
     reads = input_of(made.model, sizes, length)
     sample = reads.example(BATCH, generator=torch.Generator())
