@@ -125,11 +125,11 @@ def told(results: Mapping[str, Any], model: str) -> str:
     if len(values) > 1:
         said += f" ± {stdev(values):.2f} ({len(values)} seeds)"
     run = results["runs"][0]
-    *_, last = run["test_by_phase"].values()
-    if model == STUDENT and TEACHER in run[f"test_{metric}"] and "distill" not in run["test_by_phase"]:
-        said += f" ({last['before'][metric]:.2f}{unit} before its fine-tuning)"
-    size = next(one["weights_bytes"] for one in run["models"] if one["name"] == model)
-    return f"{said}, {size / 1000:,.0f} kB"
+    if model == STUDENT and TEACHER in run[f"test_{metric}"] and "finetune" in run.get("test_by_phase", {}):
+        before = run["test_by_phase"]["finetune"]["before"][metric]
+        said += f" ({before:.2f}{unit} before its fine-tuning)"
+    sizes = {one["name"]: one["weights_bytes"] for one in run.get("models", ())}
+    return f"{said}, {sizes[model] / 1000:,.0f} kB" if sizes else said
 
 
 def score(results: Mapping[str, Any] | None, model: str) -> str:
