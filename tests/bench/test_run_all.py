@@ -56,6 +56,8 @@ def test_a_suite_becomes_a_record_named_by_suite_and_device(
         "def test_absent():\n    pytest.skip('no GPU')\n"
     )
     monkeypatch.setattr(run_all, "device", lambda: "abacus")
+    for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):  # nothing is timed where tests share the cores
+        monkeypatch.delenv(name, raising=False)
     assert run_all.run_suite("tiny", suite, tmp_path) is False
     written = record.read(tmp_path / "tiny_abacus.json")
     assert written["checks"] == {"test_green": True, "test_red": False}
@@ -90,4 +92,5 @@ def test_an_unknown_suite_is_wrong_usage(
     with pytest.raises(SystemExit) as caught:
         run_all.main(["--out", str(tmp_path), "--only", "opps"])
     assert caught.value.code == 2
-    assert "--only must be one of data, models, ops, step, got opps" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--only must be one of data, latency, low_rank, models, ops, step, got opps" in said
