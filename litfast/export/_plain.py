@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from litfast.carried import Carried
+from litfast.errors import typed
 from litfast.models import Input, SectionedModel
 
 
@@ -42,8 +43,9 @@ def traced(model: nn.Module, input: Input, *, batch: int) -> torch.export.Export
         with torch.no_grad(), _quiet():
             made = torch.export.export(plain(model), (input.example(batch),), dynamic_shapes=sizes)
     except Exception as error:  # tracing runs the user's forward: anything may be raised
-        said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        raise ValueError(f"export: model must be one that torch.export can trace, got {said}") from error
+        raise ValueError(
+            f"export: model must be one that torch.export can trace, got {typed(error)}"
+        ) from error
     for module in made.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # this machine's paths

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from litfast.errors import first_line
 from litfast.export._file import ABOUT, write
 from litfast.export._plain import traced
 from litfast.models import Input
@@ -47,7 +48,7 @@ def save(
         with _quiet():
             made = torch.onnx.export(program, dynamo=True, verbose=False, custom_translation_table=_missing())
     except torch.onnx.errors.OnnxExporterError as error:
-        said = str(error.__cause__ or error).splitlines()[0]
+        said = first_line(error.__cause__ or error)
         raise ValueError(f"onnx: model must consist of operators that ONNX has, got: {said}") from error
     assert made is not None
     made.model.metadata_props[ABOUT] = json.dumps(dict(about or {}))
@@ -74,7 +75,9 @@ def runner(path: str | Path, *, threads: int) -> Callable[[Tensor], Tensor]:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common base
-        raise ValueError(f"onnx: {path} must be a model that ONNX Runtime loads, got: {error}") from error
+        raise ValueError(
+            f"onnx: {path} must be a model that ONNX Runtime loads, got: {first_line(error)}"
+        ) from error
     name = session.get_inputs()[0].name
 
     def run(x: Tensor) -> Tensor:
