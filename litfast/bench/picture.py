@@ -111,10 +111,10 @@ def _gain(row: Mapping[str, Any], document: Document) -> str:
 def _points(axis: Axes, rows: list[dict[str, Any]], document: Document) -> None:
     """Accuracy over latency: colour tells the model, marker the mode and precision."""
     accuracy = {model["name"]: model["accuracy"] for model in document["models"]}
-    names = [name for name, value in accuracy.items() if value is not None]
+    names = list(dict.fromkeys(row["contender"] for row in rows))
     kinds = list(dict.fromkeys(_kind(row) for row in rows))
     for kind in kinds:
-        same = [row for row in rows if _kind(row) == kind and row["contender"] in names]
+        same = [row for row in rows if _kind(row) == kind]
         places = [(row["p50_ms"], accuracy[row["contender"]]) for row in same]
         if len(names) == 2:
             axis.plot(*zip(*places, strict=True), color="#cccccc", linewidth=1, zorder=1)

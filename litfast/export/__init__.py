@@ -77,7 +77,7 @@ def export(
     load strictly into the plain class, bit for bit.
 
     Args:
-        path: replaced if it is there.
+        path: replaced if it is there; its folder is made.
         model: takes one tensor; a SectionedModel or any other. It is left as it is.
         input: one sample.
         format: one of FORMATS.
@@ -92,5 +92,6 @@ def export(
     """
     path = Path(path)
     found = chosen(path, format=format, fold=fold)
+    path.parent.mkdir(parents=True, exist_ok=True)
     found.save(path, without_batch_norms(model) if fold else model, input, about=about)
     return found.check(path, model, input)

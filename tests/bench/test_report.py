@@ -172,6 +172,15 @@ def test_the_picture_says_what_the_models_read(
     assert said in (tmp_path / "read.svg").read_text()
 
 
+def test_a_model_that_has_no_time_at_one_batch_is_left_out_there(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    document["rows"][-2] = row("deep", "eager", 128, None, "no memory")
+    picture.draw(document, tmp_path / "p.svg")
+    assert (tmp_path / "p.svg").exists()
+
+
 def test_nothing_measured_gives_no_picture(document: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     document["rows"] = [row("deep", "eager", 1, None, "no memory")]

@@ -105,7 +105,7 @@ def test_export_writes_safetensors_of_the_same_bits(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--format", "safetensors"], "export: --out must not be the run's own weights, got "),
+        (["--format", "safetensors"], "export: --out must be another file than the run's own weights, got "),
         (
             ["--format", "lfcx"],
             "export: --format must be one of lfc, onnx, safetensors, torch, got 'lfcx'; did you mean 'lfc'?",
