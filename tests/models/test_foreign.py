@@ -146,7 +146,7 @@ def test_timm_is_asked_for_the_classes_and_channels_and_a_fixed_size(timm: list[
     assert model.names == ("blocks[0:2]", "blocks[2:4]", "blocks[4:6]")
     with pytest.raises(ValueError, match="model must be one of timm's 2, got 'net17'; near are net18"):
         create("timm:net17", size=(16, 16))
-    with pytest.raises(ValueError, match="timm:net18.tag must take .*, got KeyError: 'net18.tag'"):
+    with pytest.raises(ValueError, match=r"timm:net18\.tag must take .*, got KeyError: 'net18.tag'"):
         create("timm:net18.tag", size=(16, 16))
 
 
