@@ -126,10 +126,12 @@ def build(
         return lane
     lane.gate = lane.error <= lane.tolerance
     if not lane.gate:
-        lane.reason = (
-            f"outputs differ from its eager fp32 outputs by {lane.error:.2g} of the largest one, "
-            f"more than {lane.tolerance:.2g}"
-        )
+        lane.reason = "outputs, or its eager fp32 ones, are not finite, or their shapes differ"
+        if math.isfinite(lane.error):
+            lane.reason = (
+                f"outputs differ from its eager fp32 outputs by {lane.error:.2g} of the largest one, "
+                f"more than {lane.tolerance:.2g}"
+            )
     return lane
 
 

@@ -104,7 +104,8 @@ def test_wrong_outputs_are_not_timed_and_say_why(monkeypatch: pytest.MonkeyPatch
 def test_a_nan_fails_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(modes.MODES, "nan", lambda model, *_: lambda images: model(images) * math.nan)
     (row,) = measure({"a": convnet(4)}, **QUICK | {"modes": ("nan",)})
-    assert row.gate is False
+    assert row.gate is False and row.reason is not None
+    assert row.reason.startswith("outputs, or its eager fp32 ones, are not finite")
     assert row.json()["error"] is None  # JSON has no infinity
 
 
