@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -101,29 +102,8 @@ def compare(
     }
 
 
-def quick(
-    models: Mapping[str, nn.Module],
-    *,
-    input: Input,
-    batches: Sequence[int] = (1, 128),
-    device: str | torch.device = "cpu",
-    accuracies: Mapping[str, float] | None = None,
-    perplexities: Mapping[str, float] | None = None,
-    weights_bytes: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
-    """`compare` in a few seconds, for the table at the end of a training: eager, fp32, a short look."""
-    return compare(
-        models,
-        input=input,
-        batches=batches,
-        modes=("eager",),
-        precisions=("fp32",),
-        seconds=0.25,
-        device=device,
-        accuracies=accuracies,
-        perplexities=perplexities,
-        weights_bytes=weights_bytes,
-    )
+# in a few seconds, for the table at the end of a training
+quick = partial(compare, modes=("eager",), precisions=("fp32",), seconds=0.25)
 
 
 def _size(name: str, model: nn.Module, input: Input) -> dict[str, Any]:

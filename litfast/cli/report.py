@@ -139,7 +139,7 @@ def _phases(run: _runs.Finished, rows: Sequence[Mapping[str, Any]]) -> page.Tabl
                 str(sum(row["phase"] == phase for row in rows)),
                 f"{run.results['seconds'][phase]:,.0f}",
                 f"{pace['samples_per_s']:,.0f}",
-                f"{pace['loader_samples_per_s']:,.0f}" if "loader_samples_per_s" in pace else "-",
+                f"{rate:,.0f}" if (rate := pace.get("loader_samples_per_s")) is not None else "-",
                 f"{100 * pace['data_wait']:.1f} %",
                 metric.text(before),
                 metric.text(after),

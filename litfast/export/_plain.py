@@ -14,6 +14,8 @@ from litfast.carried import Carried
 from litfast.errors import typed
 from litfast.models import Input, SectionedModel
 
+TRACED = 2  # samples: torch.export makes a constant of a size of 1
+
 
 def plain(model: nn.Module) -> nn.Module:
     """A copy in eval mode and fp32 on the CPU, without sections; an LSTM's state is zero at every call."""
@@ -30,18 +32,16 @@ def inner(model: nn.Module) -> nn.Module:
     return model.model if isinstance(model, SectionedModel) else model
 
 
-def traced(model: nn.Module, input: Input, *, batch: int) -> torch.export.ExportedProgram:
-    """`plain(model)` as torch.export sees it on `batch` random samples; it takes any number of them.
+def traced(model: nn.Module, input: Input) -> torch.export.ExportedProgram:
+    """`plain(model)` as torch.export sees it on a batch of random samples; it takes any number of them.
 
     Raises:
-        ValueError: a batch below 2, or a model that torch.export cannot trace.
+        ValueError: a model that torch.export cannot trace.
     """
-    if batch < 2:  # torch.export makes a constant of a size of 1
-        raise ValueError(f"export: batch must be at least 2, got {batch}")
     sizes = ({0: torch.export.Dim("batch")},)
     try:
         with torch.no_grad(), _quiet():
-            made = torch.export.export(plain(model), (input.example(batch),), dynamic_shapes=sizes)
+            made = torch.export.export(plain(model), (input.example(TRACED),), dynamic_shapes=sizes)
     except Exception as error:  # tracing runs the user's forward: anything may be raised
         raise ValueError(
             f"export: model must be one that torch.export can trace, got {typed(error)}"

@@ -19,14 +19,7 @@ from litfast.export._plain import traced
 from litfast.models import Input
 
 
-def save(
-    path: str | Path,
-    model: nn.Module,
-    input: Input,
-    *,
-    batch: int = 2,
-    about: Mapping[str, Any] | None = None,
-) -> None:
+def save(path: str | Path, model: nn.Module, input: Input, *, about: Mapping[str, Any] | None = None) -> None:
     """Write a model as one ONNX file that takes any number of samples.
 
     The graph is what the model computes in eval mode and fp32. A language model begins anew at every call.
@@ -35,7 +28,6 @@ def save(
         path: replaced if it is there; the file appears whole or not at all.
         model: takes one tensor; it is copied and left as it is.
         input: one sample.
-        batch: samples that the model is traced on, at least 2.
         about: plain values that the file keeps as JSON in its metadata, under "model.json".
 
     Raises:
@@ -43,7 +35,7 @@ def save(
             that ONNX lacks.
     """
     _need("onnx", "onnxscript")
-    program = traced(model, input, batch=batch)
+    program = traced(model, input)
     try:
         with _quiet():
             made = torch.onnx.export(program, dynamo=True, verbose=False, custom_translation_table=_missing())
