@@ -5,6 +5,7 @@ The data set is not needed for it: the run has written down what its samples are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,18 @@ class Finished:
             name: (packed[name] if packed[name].exists() else file).stat().st_size
             for name, file in self.weights.items()
         }
+
+
+def check_different(who: str, paths: Sequence[Path]) -> None:
+    """Refuse one run that is given twice.
+
+    Raises:
+        ValueError: see above.
+    """
+    places = [path.resolve() for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
+            raise ValueError(f"{who}: runs must differ, got {path} twice")
 
 
 def finished(path: Path) -> Finished:

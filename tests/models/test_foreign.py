@@ -94,6 +94,28 @@ def test_a_function_must_return_a_module(tmp_path: Path) -> None:
         create(f"{tmp_path}/net.py:net")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1 / 0", "must be a Python file that can be imported, got: ZeroDivisionError: division by zero"),
+        ("def net():\n    assert False", "net.py:net must make a model, got AssertionError"),
+        (
+            "from torch import nn\nnet = nn.ReLU",
+            "net.py:net must return a model with parameters, got ReLU",
+        ),
+        (
+            "from torch import nn\ndef net():\n    return nn.Linear(5, 2)",
+            r"sections: Linear must take input \[2, 3, 8, 8\], got RuntimeError: mat1 and mat2 shapes",
+        ),
+    ],
+)
+def test_what_a_files_own_code_raises_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(text)
+    with pytest.raises(ValueError, match=message) as raised:
+        create(f"{tmp_path}/net.py:net", size=(8, 8))
+    assert "\n" not in str(raised.value)
+
+
 @pytest.fixture
 def timm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A stand-in for timm that notes what it was asked for."""
@@ -124,6 +146,8 @@ def test_timm_is_asked_for_the_classes_and_channels_and_a_fixed_size(timm: list[
     assert model.names == ("blocks[0:2]", "blocks[2:4]", "blocks[4:6]")
     with pytest.raises(ValueError, match="model must be one of timm's 2, got 'net17'; near are net18"):
         create("timm:net17", size=(16, 16))
+    with pytest.raises(ValueError, match=r"timm:net18\.tag must take .*, got KeyError: 'net18.tag'"):
+        create("timm:net18.tag", size=(16, 16))
 
 
 def test_without_timm_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
