@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from litfast.build.data import Data
@@ -15,7 +17,7 @@ from litfast.config import OF_DATA, Config, StudentConfig, TeacherConfig
 from litfast.config.tables import AUTO
 from litfast.data.sets.items import Items
 from litfast.methods import METHODS, check_chain, check_labels
-from litfast.models import GENERATORS, MODELS, Input, create, is_foreign, reads
+from litfast.models import GENERATORS, MODELS, Input, adapted, create, is_foreign, reads, width_maps
 from litfast.models.blocks import blocks, share
 from litfast.models.sectioned import SectionedModel
 from litfast.models.stargan import Discriminator, check_size
@@ -51,9 +53,15 @@ def teacher(config: Config, data: Data) -> SectionedModel | None:
     return made
 
 
-def students(config: Config, data: Data) -> tuple[SectionedModel, ...]:
-    """The student, or those of a chain, with the weights that the recipe names."""
+def students(config: Config, data: Data, teacher: SectionedModel | None) -> tuple[SectionedModel, ...]:
+    """The student, or those of a chain, with the adapters and the weights that the recipe names."""
     made = tuple(model(said, data) for said in links(config))
+    if config.student.adapters and teacher is not None:
+        sample = model_input(config, data).example(2, generator=torch.Generator())
+        chained = accumulate(
+            (teacher, *made), lambda wide, thin: adapted(wide, thin, width_maps(wide, thin, sample))
+        )
+        made = tuple(chained)[1:]
     if config.student.weights is not None:
         load_weights(made[-1], config.student.weights)
     return made

@@ -53,7 +53,8 @@ def lit(
     end.
 
     Args:
-        teacher, student: sectioned alike; equal IR shapes, equal classes.
+        teacher, student: sectioned alike; equal IR shapes, equal classes. `litfast.models.adapted` makes a
+            student of other widths fit.
         sections, finetune: schedules of the two phases.
         alpha: weight of the hard-label term within L_KD.
         beta: weight of the KD term; 1 - beta on the IR terms.

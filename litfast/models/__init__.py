@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from litfast.models.adapters import adapted as adapted
+from litfast.models.adapters import width_maps as width_maps
 from litfast.models.counting import depth as depth
 from litfast.models.counting import macs as macs
 from litfast.models.counting import parameters as parameters
@@ -55,6 +57,7 @@ def create(
     size: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
     boundaries: str | Sequence[str] | None = None,
+    adapters: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> SectionedModel:
     """A model by name, freshly initialised from torch's global generator.
@@ -70,6 +73,7 @@ def create(
             many, evenly spaced.
         boundaries: submodules that end the sections, as in `sectioned`; "auto" or None: those of the family,
             of a foreign model the ends of its stages (see `stages.auto`).
+        adapters: puts its sections into another model, `around` by its spec, between `maps` of the widths: see `adapted`.
         options: the family's own keyword arguments, such as `option` ("A" or "B") of a ResNet.
 
     Returns:
@@ -78,6 +82,9 @@ def create(
     Raises:
         ValueError: an unknown name or option (the nearest known one is named), or one that the model refuses.
     """
+    if adapters is not None:
+        given = dict(classes=classes, channels=channels, size=size, blocks=blocks, boundaries=boundaries)
+        return adapted(create(**adapters["around"]), create(name, **given, **options), adapters["maps"])
     if is_foreign(name):
         alphabet = options.pop("alphabet", None)
         read = dict(channels=channels, size=size, alphabet=alphabet)

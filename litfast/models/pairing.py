@@ -39,7 +39,7 @@ def check_pair(teacher: SectionedModel, student: SectionedModel, inputs: Tensor)
         if ir.shape != goal.shape:
             raise ValueError(
                 f"check_pair: student {place} must match the teacher's output {list(goal.shape)}, "
-                f"got {list(ir.shape)}; add an adapter or choose equal widths"
+                f"got {list(ir.shape)}; bridge them by adapters or choose equal widths"
             )
     if student_out.shape == teacher_out.shape:
         return

@@ -143,8 +143,8 @@ def preact(classes: int, channels: int, blocks: int = 2) -> nn.Module:
     return PreActResNet(blocks, classes, channels)
 
 
-def transformer(classes: int, channels: int, layers: int = 6) -> nn.Module:
-    return PatchTransformer(layers, classes, channels)
+def transformer(classes: int, channels: int, layers: int = 6, width: int = 8) -> nn.Module:
+    return PatchTransformer(layers, classes, channels, width)
 
 
 def text(classes: int, alphabet: int) -> nn.Module:
