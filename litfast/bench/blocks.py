@@ -10,7 +10,7 @@ from itertools import product
 import torch
 from torch import nn
 
-from litfast.models.sectioned import SectionedModel
+from litfast.models.sectioned import SectionedModel, check_sections
 
 ROUNDING = 1e-9  # a target that is met exactly is met
 Blocks = tuple[int, ...]  # one count a section, in the order of the forward pass
@@ -39,8 +39,9 @@ def counts(model: SectionedModel) -> Blocks:
     """Blocks of each section: the children of its nn.Sequential.
 
     Raises:
-        ValueError: a section that is no nn.Sequential.
+        ValueError: no sections, or one that is no nn.Sequential.
     """
+    check_sections("plan", model=model)
     sections = [model.model.get_submodule(name) for name in model.names]
     for name, section in zip(model.names, sections, strict=True):
         if not isinstance(section, nn.Sequential):

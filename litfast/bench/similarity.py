@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from litfast.models.sectioned import SectionedModel
+from litfast.models.sectioned import SectionedModel, check_sections
 
 FEWEST = 4  # samples: the debiased estimate divides by n - 3
 
@@ -85,8 +85,9 @@ def by_section(
         The stem, every section and the output, in this order.
 
     Raises:
-        ValueError: other numbers of sections, or too few samples.
+        ValueError: none or other numbers of sections, or too few samples.
     """
+    check_sections("by_section", teacher=teacher, student=student)
     if len(teacher.names) != len(student.names):
         got = f"{len(student.names)} ({', '.join(student.names)})"
         raise ValueError(

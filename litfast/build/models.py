@@ -19,7 +19,7 @@ from litfast.data.sets.items import Items
 from litfast.methods import METHODS, check_chain, check_labels
 from litfast.models import GENERATORS, MODELS, Input, adapted, create, is_foreign, reads, width_maps
 from litfast.models.blocks import blocks, share
-from litfast.models.sectioned import SectionedModel
+from litfast.models.sectioned import SectionedModel, check_sections
 from litfast.models.stargan import Discriminator, check_size
 from litfast.models.weights import load_weights
 from litfast.registry import unknown
@@ -93,6 +93,7 @@ def settled(config: Config, data: Data) -> Config:
 def _of_teacher(said: StudentConfig, of: TeacherConfig, teacher: SectionedModel) -> StudentConfig:
     """The teacher's model with the share `depth` of its blocks."""
     assert said.depth is not None
+    check_sections("recipe: student.model 'auto'", teacher=teacher)
     counts = tuple(share(len(blocks(teacher.model, name)), said.depth) for name in teacher.names)
     boundaries = (teacher.spec or {}).get("boundaries")
     return replace(

@@ -51,8 +51,9 @@ class TeacherConfig:
 
     `weights` is a file, or "own": those that the model comes with (a timm model's with `pretrained = true`
     among its options, those that a FILE.py's function loads). `boundaries` name the submodules that end its
-    sections, or are "auto". `check` says what becomes of a loaded teacher that looks wrong on this data:
-    warn, refuse, or off.
+    sections, or are "auto"; [] is a model without sections, as is one that cannot be cut: kd, ban and scratch
+    need none. `check` says what becomes of a loaded teacher that looks wrong on this data: warn, refuse, or
+    off.
     """
 
     model: str

@@ -15,7 +15,7 @@ from litfast.models.counting import depth as depth
 from litfast.models.counting import macs as macs
 from litfast.models.counting import parameters as parameters
 from litfast.models.ensemble import Ensemble as Ensemble
-from litfast.models.foreign import AUTO, foreign
+from litfast.models.foreign import AUTO, UNCUT, foreign
 from litfast.models.foreign import is_foreign as is_foreign
 from litfast.models.foreign import reads as reads
 from litfast.models.inputs import Input as Input
@@ -71,9 +71,10 @@ def create(
             28x28 without it); any other model takes images of any size, and its spec has none.
         blocks: blocks of each section, in place of those that the name stands for; a foreign model keeps so
             many, evenly spaced.
-        boundaries: submodules that end the sections, as in `sectioned`; "auto" or None: those of the family,
-            of a foreign model the ends of its stages (see `stages.auto`).
-        adapters: puts its sections into another model, `around` by its spec, between `maps` of the widths: see `adapted`.
+        boundaries: submodules that end the sections, as in `sectioned`; [] for no sections; "auto" or None:
+            those of the family, of a foreign model the ends of its stages (see `stages.auto`), if any.
+        adapters: puts its sections into another model, `around` by its spec, between `maps` of the widths, as
+            `adapted` says.
         options: the family's own keyword arguments, such as `option` ("A" or "B") of a ResNet.
 
     Returns:
@@ -106,7 +107,7 @@ def create(
     if boundaries not in (None, AUTO):
         names = tuple(boundaries or ())
         spec["boundaries"] = list(names)
-    return SectionedModel(model, names, spec=spec)
+    return SectionedModel(model, names, spec=spec, uncut="" if names else UNCUT)
 
 
 def _resnet(

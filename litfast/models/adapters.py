@@ -2,12 +2,12 @@
 
 Section i of a student that is d wide, in place of the teacher's, which is t wide:
 
-    S'_i(x) = A_i S_i(B_i x),     B_i: t_{i-1} -> d_{i-1},  A_i: d_i -> t_i, linear with a bias, one position each
+    S'_i(x) = A_i S_i(B_i x),     B_i: t_{i-1} -> d_{i-1},  A_i: d_i -> t_i, linear with a bias, at each position
 
-Stem and head are the teacher's, as in LIT, and so is the width between the sections. A_i and B_{i+1} train with
-their own sections and apart from each other, so B_{i+1} A_i is no identity and none of them may be dropped: the
-student is head(S'_S(... S'_1(stem(x)))), which needs nothing else of the teacher. A map takes t d multiplications
-a position, a 3x3 convolution 9 d^2.
+Stem and head are the teacher's, as in LIT, and so is the width between the sections. A_i and B_{i+1} train
+with their own sections and apart from each other, so B_{i+1} A_i is no identity and none of them may be
+dropped: the student is head(S'_S(... S'_1(stem(x)))), which needs nothing else of the teacher. A map takes t d
+multiplications a position, a 3x3 convolution 9 d^2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from litfast.models._modes import evaluating
 from litfast.models.blocks import ROWS, members
-from litfast.models.sectioned import SectionedModel
+from litfast.models.sectioned import SectionedModel, check_sections
 
 Map = Sequence[Any]  # its kind and the two widths: ("conv2d", 16, 8); empty where the widths are equal
 Pair = Sequence[Map]  # in front of a section and behind it
@@ -66,6 +66,7 @@ def width_maps(teacher: SectionedModel, student: SectionedModel, x: Any) -> list
     Raises:
         ValueError: another number of sections, or outputs that differ in more than their width.
     """
+    check_sections("adapters", teacher=teacher, student=student)
     if len(teacher.names) != len(student.names):
         raise ValueError(
             f"adapters: student must have the teacher's {len(teacher.names)} sections, "
@@ -126,8 +127,8 @@ def _kind(place: str, learned: Tensor, taught: Tensor) -> str:
         if ours[1:] == theirs[1:] and f"conv{len(ours) - 1}d" in KINDS:
             return f"conv{len(ours) - 1}d"
     raise ValueError(
-        f"adapters: the output of the student's {place} must differ from the teacher's {theirs} in its width alone, "
-        f"got {ours}"
+        f"adapters: the output of the student's {place} must differ from the teacher's {theirs} "
+        f"in its width alone, got {ours}"
     )
 
 
@@ -146,9 +147,7 @@ def _made(said: Map) -> nn.Module:
     return made
 
 
-def _graft(
-    model: nn.Module, names: Sequence[str], put: Sequence[Sequence[nn.Module]]
-) -> tuple[str, ...]:
+def _graft(model: nn.Module, names: Sequence[str], put: Sequence[Sequence[nn.Module]]) -> tuple[str, ...]:
     """Put new layers where the sections are, in place; the sections' names afterwards."""
     held = [members(model, name) for name in names]
     new: dict[str, Sequence[nn.Module]] = {}
@@ -168,7 +167,9 @@ def _graft(
                 if _parent(path) == folder:
                     container._modules[path.rpartition(".")[2]] = new[path][0]
             continue
-        flat = [layer for path in _paths(model, folder) for layer in new.get(path, [model.get_submodule(path)])]
+        flat = [
+            layer for path in _paths(model, folder) for layer in new.get(path, [model.get_submodule(path)])
+        ]
         container._modules.clear()
         container._modules.update({str(at): layer for at, layer in enumerate(flat)})
     return renamed

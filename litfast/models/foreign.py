@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -18,6 +18,7 @@ from litfast.registry import is_own, own
 
 TIMM = "timm:"
 AUTO = "auto"
+UNCUT = "boundaries are none"
 
 
 def is_foreign(name: str) -> bool:
@@ -55,11 +56,11 @@ def foreign(
     timm's is `timm.create_model(NAME, num_classes=, in_chans=, **options)`, with `img_size` where the model
     takes images of one size alone. A file's function gets those of `classes`, `channels`, `size` and
     `alphabet` that it names, and the options; it returns an nn.Module, or a SectionedModel, which brings its
-    own boundaries.
+    own boundaries. One that cannot be cut has no sections, which some methods do not need.
 
     Raises:
         ValueError: timm is not installed or does not know the model or an option; no such file or function,
-            or one that does not take the options or asks for more; a model that cannot be cut.
+            or one that does not take the options or asks for more; named boundaries that do not fit.
         TypeError: the function returned something else.
     """
     facts: dict[str, Any] = dict(channels=channels) if alphabet is None else dict(alphabet=alphabet)
@@ -67,17 +68,27 @@ def foreign(
     made = _made(name, dict(classes=classes, **facts), options)
     inputs = made.inputs if isinstance(made, SectionedModel) else None
     model: nn.Module = made.model if isinstance(made, SectionedModel) else made
-    if boundaries not in (None, AUTO):
-        names = tuple(boundaries or ())
-    elif isinstance(made, SectionedModel):
-        names = made.names
-    else:
-        names = auto(model, _sample(name, model, facts))
+    names, uncut = _boundaries(made, boundaries, lambda: _sample(name, model, facts))
     counts = None if blocks is None else list(blocks)
     spec = dict(name=name, classes=classes, blocks=counts, boundaries=list(names), **facts, **options)
-    if counts is not None:
+    if counts is not None and not uncut:
         names = keep(model, names, counts)
-    return SectionedModel(model, names, inputs=inputs, spec=spec)
+    return SectionedModel(model, names, inputs=inputs, spec=spec, uncut=uncut)
+
+
+def _boundaries(
+    made: nn.Module, said: str | Sequence[str] | None, sample: Callable[[], Tensor]
+) -> tuple[tuple[str, ...], str]:
+    """The sections' names, or none and why: of a model that cannot be cut, unless they were named."""
+    if said not in (None, AUTO):
+        return tuple(said or ()), "" if said else UNCUT
+    if isinstance(made, SectionedModel):
+        return made.names, made.uncut
+    x = sample()
+    try:
+        return auto(made, x), ""
+    except ValueError as error:
+        return (), str(error)
 
 
 def _made(name: str, facts: dict[str, Any], options: dict[str, Any]) -> nn.Module:
