@@ -6,8 +6,8 @@ Section i of a student that is d wide, in place of the teacher's, which is t wid
 
 Stem and head are the teacher's, as in LIT, and so is the width between the sections. A_i and B_{i+1} train
 with their own sections and apart from each other, so B_{i+1} A_i is no identity and none of them may be
-dropped: the student is head(S'_S(... S'_1(stem(x)))), which needs nothing else of the teacher. A map takes t d
-multiplications a position, a 3x3 convolution 9 d^2.
+dropped: the student is head(S'_S(... S'_1(stem(x)))), which needs nothing else of the teacher. A map takes
+t d multiplications a position, a 3x3 convolution 9 d^2.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def measured(litfast: Litfast, run: Path) -> None:
     ("name", "blocks", "auto", "format"),
     [
         ("vgg", [1, 1], ["features[0:10]", "features[10:20]"], "safetensors"),
-        ("preact", [1, 1, 1], ["blocks[0:2]", "blocks[2:4]", "blocks[4:6]"], "onnx"),
+        ("preact", [1, 1, 1], ["blocks[0:2]", "blocks[2:4]", "blocks[4:6]"], "safetensors"),
         ("transformer", [1, 1, 1], [f"encoder.layers[{at}:{at + 2}]" for at in (0, 2, 4)], "torch"),
     ],
 )
@@ -105,7 +105,8 @@ def test_a_narrower_student_stands_between_adapters(recipe: Path, litfast: Litfa
     assert json.loads((out / "model.json").read_text())["model"]["width"] == 8
     assert document(litfast("eval", out, "--json"))["accuracy"] == results["test_accuracy"]["student"]
     measured(litfast, out)
-    assert document(litfast("export", out, "--format", "safetensors", "--json"))["bytes"] > 0
+    words = ("--format", "safetensors", "--out", tmp_path / "student.safetensors", "--json")
+    assert document(litfast("export", out, *words))["bytes"] > 0
 
 
 def test_a_model_that_fx_cannot_follow_learns_by_kd_and_is_timed(
@@ -118,12 +119,20 @@ def test_a_model_that_fx_cannot_follow_learns_by_kd_and_is_timed(
     refused = litfast("train", recipe, "--out", out, *given)
     assert refused.exit_code == 1 and refused.stderr.count("\n") <= 3, refused.stderr
     assert "teacher must have sections, got none: sectioned: forward of Branching" in refused.stderr
-    own = ["method={name=kd}", "sections=none", "finetune=none", "distill={epochs=1,lr=0.1}"]
+    own = [
+        "method.name=kd",
+        "method.beta=none",
+        "sections=none",
+        "finetune=none",
+        "distill.epochs=1",
+        "distill.lr=0.1",
+    ]
     results = document(
         litfast("train", recipe, "--out", out, "--json", *given, *[w for key in own for w in ("--set", key)])
     )
     assert set(results["test_accuracy"]) == {"teacher", "student"}
     measured(litfast, out)
-    assert document(litfast("export", out, "--format", "safetensors", "--json"))["bytes"] > 0
+    exported = ("--format", "safetensors", "--out", tmp_path / "student.safetensors", "--json")
+    assert document(litfast("export", out, *exported))["bytes"] > 0
     listed = litfast("sections", model)
     assert listed.exit_code == 1 and "must be traceable by torch.fx" in listed.stderr

@@ -122,8 +122,8 @@ def test_it_may_teach_a_narrower_one() -> None:
         ),
         (
             sectioned(nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(4))), ["0", "1", "2"]),
-            "adapters: the output of the student's section '0' must differ from the teacher's [16, 16, 16] in "
-            "its width alone, got [3, 14, 14]",
+            "adapters: the output of the student's section '0' must differ from the teacher's [16, 16, 16] "
+            "in its width alone, got [3, 14, 14]",
         ),
     ],
 )

@@ -157,7 +157,7 @@ def test_a_model_that_fx_cannot_follow_has_no_sections_and_says_why() -> None:
     irs, logits = model.observe(x)
     assert irs[0] is x and torch.equal(logits, model(x)) and logits.shape == (2, 5)
     assert set(model.head.state_keys) == set(model.state_dict())
-    assert agreement(Inference(model), x).logits == 0
+    assert agreement(Inference(model), x).logits < 1e-6
     again = create(**json.loads(json.dumps(model.spec)))
     again.load_state_dict(copy.deepcopy(model).state_dict())
     assert torch.equal(again.eval()(x), logits)
