@@ -145,6 +145,8 @@ def model(said: TeacherConfig | StudentConfig, data: Samples) -> SectionedModel:
 
 def _read(name: str, data: Samples) -> dict[str, Any]:
     """What `create` is told of the samples."""
+    if data.input.beside:
+        return {"alphabet": data.input.alphabet, "size": data.input.shape, "inputs": data.input.listed}
     if data.unit == "images":
         return {"channels": data.input.shape[0], "size": data.input.shape[1:]}
     if is_foreign(name):

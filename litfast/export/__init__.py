@@ -78,7 +78,7 @@ def export(
 
     Args:
         path: replaced if it is there.
-        model: takes one tensor; a SectionedModel or any other. It is left as it is.
+        model: takes what `input` says; a SectionedModel or any other. It is left as it is.
         input: one sample.
         format: one of FORMATS.
         fold: fold batch norms into the convolutions before them.

@@ -32,7 +32,7 @@ def save(
 
     Args:
         path: replaced if it is there; the file appears whole or not at all.
-        model: takes one tensor; it is copied and left as it is.
+        model: takes what `input` says; it is copied and left as it is.
         input: one sample.
         batch: samples that the model is traced on, at least 2.
         about: plain values that the file keeps as JSON in its metadata, under "model.json".
@@ -54,8 +54,8 @@ def save(
     write(path, made.model_proto.SerializeToString())
 
 
-def runner(path: str | Path, *, threads: int) -> Callable[[Tensor], Tensor]:
-    """A function from a batch [B, ...] to the model's output, both on the CPU.
+def runner(path: str | Path, *, threads: int) -> Callable[[Any], Tensor]:
+    """A function from a batch, [B, ...] or several tensors by name, to the model's output, both on the CPU.
 
     Args:
         path: what `save` wrote.
@@ -75,10 +75,11 @@ def runner(path: str | Path, *, threads: int) -> Callable[[Tensor], Tensor]:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common base
         raise ValueError(f"onnx: {path} must be a model that ONNX Runtime loads, got: {error}") from error
-    name = session.get_inputs()[0].name
+    names = [one.name for one in session.get_inputs()]
 
-    def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+    def run(x: Any) -> Tensor:
+        given = x if isinstance(x, dict) else {names[0]: x}
+        return torch.from_numpy(session.run(None, {name: given[name].numpy() for name in names})[0])
 
     return run
 

@@ -133,10 +133,10 @@ class _Step:
 
     def generator_loss(self, batch: Batch) -> Losses:
         """L_out at theta', a function of phi."""
-        if len(batch.images) < 2:
+        if len(batch.target) < 2:
             raise ValueError(
                 f"metadistiller: batch must hold 2 or more samples (one half teaches, one judges), "
-                f"got {len(batch.images)}"
+                f"got {len(batch.target)}"
             )
         taught, judged = (Batch(*half) for half in zip(*(t.chunk(2) for t in batch), strict=True))
         loss = after_virtual_step(

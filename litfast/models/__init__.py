@@ -58,6 +58,7 @@ def create(
     blocks: Sequence[int] | None = None,
     boundaries: str | Sequence[str] | None = None,
     adapters: Mapping[str, Any] | None = None,
+    inputs: Sequence[Mapping[str, Any]] = (),
     **options: Any,
 ) -> SectionedModel:
     """A model by name, freshly initialised from torch's global generator.
@@ -75,6 +76,7 @@ def create(
             those of the family, of a foreign model the ends of its stages (see `stages.auto`), if any.
         adapters: puts its sections into another model, `around` by its spec, between `maps` of the widths, as
             `adapted` says.
+        inputs: what a foreign model of several inputs reads, as `Input.listed` has it; () where it reads one.
         options: the family's own keyword arguments, such as `option` ("A" or "B") of a ResNet.
 
     Returns:
@@ -85,12 +87,16 @@ def create(
     """
     if adapters is not None:
         given = dict(classes=classes, channels=channels, size=size, blocks=blocks, boundaries=boundaries)
+        given["inputs"] = inputs
         return adapted(create(**adapters["around"]), create(name, **given, **options), adapters["maps"])
     if is_foreign(name):
         alphabet = options.pop("alphabet", None)
-        read = dict(channels=channels, size=size, alphabet=alphabet)
+        read = dict(channels=channels, size=size, alphabet=alphabet, inputs=inputs)
         return foreign(name, classes=classes, blocks=blocks, boundaries=boundaries, options=options, **read)
     make = MODELS[name]
+    if inputs:
+        listed = ", ".join(one["name"] for one in inputs)
+        raise ValueError(f"create: a model of {listed} must be FILE.py:function, got {name!r}")
     takes = inspect.signature(make).parameters
     known = [key for key in takes if key not in ("classes", "channels", "size", "blocks")]
     for key in options:

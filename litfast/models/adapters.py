@@ -2,7 +2,7 @@
 
 Section i of a student that is d wide, in place of the teacher's, which is t wide:
 
-    S'_i(x) = A_i S_i(B_i x),     B_i: t_{i-1} -> d_{i-1},  A_i: d_i -> t_i, linear with a bias, at each position
+    S'_i(x) = A_i S_i(B_i x),     B_i: t_{i-1} -> d_{i-1},  A_i: d_i -> t_i, linear with a bias
 
 Stem and head are the teacher's, as in LIT, and so is the width between the sections. A_i and B_{i+1} train
 with their own sections and apart from each other, so B_{i+1} A_i is no identity and none of them may be

@@ -136,3 +136,48 @@ def test_a_model_that_fx_cannot_follow_learns_by_kd_and_is_timed(
     assert document(litfast("export", out, *exported))["bytes"] > 0
     listed = litfast("sections", model)
     assert listed.exit_code == 1 and "must be traceable by torch.fx" in listed.stderr
+
+
+TEXTS = """
+import random
+
+class Texts:
+    classes, alphabet = 4, 11
+
+    def __init__(self, count, seed):
+        self.count, self.seed = count, seed
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        draw = random.Random(f"{self.seed}/{i}")
+        length = draw.randint(3, 8)
+        ids = [draw.randrange(1, 11) if at < length else 0 for at in range(8)]
+        return {"input_ids": ids, "attention_mask": [int(at < length) for at in range(8)]}, ids[0] % 4
+
+def texts():
+    return Texts(64, 0), Texts(16, 1)
+"""
+
+
+def test_a_model_of_several_inputs_goes_from_its_data_to_a_file(
+    recipe: Path, litfast: Litfast, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(TEXTS)
+    out, model = tmp_path / "run", f"{FILE}:text"
+    sets = [f"data.name={tmp_path}/mine.py:texts", f"teacher.model={model}", "engine.accumulate=2"]
+    given = [word for key in sets for word in ("--set", key)]
+    results = document(litfast("train", recipe, "--out", out, "--json", *given, *SMALL[2:]))
+    assert (results["unit"], results["samples"]) == ("texts", {"train": 64, "test": 16})
+    said = json.loads((out / "model.json").read_text())
+    names = ["input_ids", "attention_mask"]
+    assert [one["name"] for one in said["input"]["inputs"]] == names
+    assert said["model"]["blocks"] == [1, 1]
+    assert document(litfast("eval", out, "--json"))["accuracy"] == results["test_accuracy"]["student"]
+    measured(litfast, out)
+    file = tmp_path / "student.pt2"
+    exported = document(litfast("export", out, "--format", "torch", "--out", file, "--json"))
+    assert exported["difference"] <= exported["tolerance"]
+    report = litfast("report", out, "--out", tmp_path / "page.html")
+    assert report.exit_code == 0, report.output
