@@ -71,7 +71,7 @@ def measured(litfast: Litfast, run: Path) -> None:
     [
         ("vgg", [1, 1], ["features[0:10]", "features[10:20]"], "safetensors"),
         ("preact", [1, 1, 1], ["blocks[0:2]", "blocks[2:4]", "blocks[4:6]"], "safetensors"),
-        ("transformer", [1, 1, 1], [f"encoder.layers[{at}:{at + 2}]" for at in (0, 2, 4)], "torch"),
+        ("transformer", [1, 1, 1], [f"encoder.layers[{at}:{at + 2}]" for at in (0, 2, 4)], "safetensors"),
     ],
 )
 def test_a_strangers_model_goes_from_its_sections_to_a_file(
