@@ -10,7 +10,7 @@ from itertools import product
 import torch
 
 from litfast.models.blocks import blocks as blocks_of
-from litfast.models.sectioned import SectionedModel
+from litfast.models.sectioned import SectionedModel, check_sections
 
 ROUNDING = 1e-9  # a target that is met exactly is met
 Blocks = tuple[int, ...]  # one count a section, in the order of the forward pass
@@ -39,8 +39,9 @@ def counts(model: SectionedModel) -> Blocks:
     """Blocks of each section, as `create` and `copy_blocks` count them.
 
     Raises:
-        ValueError: a section that is no row of blocks.
+        ValueError: no sections, or one that is no row of blocks.
     """
+    check_sections("plan", model=model)
     return tuple(len(blocks_of(model.model, name)) for name in model.names)
 
 

@@ -50,7 +50,7 @@ def loads(lanes: Sequence[Lane], counts: Sequence[int], seconds: float) -> None:
                     reasons[lane.contender] = reason(error)
         for lane in lanes:
             slices, why = found[lane.contender], reasons.get(lane.contender)
-            lane.loads.append(_summed(slices, clients, len(lane.samples)) if why is None
+            lane.loads.append(_summed(slices, clients, lane.batch) if why is None
                               else Load(clients=clients, reason=why))  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def _client(lane: Lane, together: Barrier, seconds: float) -> tuple[list[float],
     """Seconds of every request, at least one, and of all of them together."""
     runner, samples = lane.runner, lane.samples
     assert runner is not None, "only lanes that passed the gate are timed"
-    stream = torch.cuda.Stream(samples.device) if samples.device.type == "cuda" else None
+    stream = torch.cuda.Stream(lane.device) if lane.device.type == "cuda" else None
 
     def request() -> None:
         runner(samples)

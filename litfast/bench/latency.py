@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from litfast.bench import modes as running
 from litfast.bench.lane import Lane, block, build, calibrate, out_of_memory, truth
 from litfast.bench.row import Row, of
 from litfast.engine.trial import reason
+from litfast.fields import first
 from litfast.models import Input
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
@@ -87,7 +89,7 @@ def measure(
     return rows
 
 
-Given = tuple[Tensor, dict[str, Tensor | Exception]]  # samples, and what each contender makes of them
+Given = tuple[Any, dict[str, Tensor | Exception]]  # samples, and what each contender makes of them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +129,7 @@ class _Work:
 
         A half that is `taken` has or gets rows of its own; then there is only a reason here.
         """
-        asked = batch = len(given[0])
+        asked = batch = len(first(given[0]))
         while True:
             name, half = f"{mode} {precision} batch {batch}", batch // 2
             self.say(name)

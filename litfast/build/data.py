@@ -12,7 +12,9 @@ from torch import Tensor
 from litfast.build.method import trains_generator
 from litfast.config import Config, DataConfig
 from litfast.data import choice, screen, sets
+from litfast.data.field_loader import FieldLoader
 from litfast.data.loader import Loader
+from litfast.data.sets.field_set import FieldSet
 from litfast.data.sets.image_set import Choosable, ImageSet, hold_out
 from litfast.data.sets.text_set import Corpus, TextSet
 from litfast.data.shape import image_shape
@@ -93,7 +95,9 @@ def data(config: Config) -> tuple[Config, Data]:
         found = replace(found, mean=(0.5,) * len(found.mean), std=(0.5,) * len(found.std), crop=0)
     if isinstance(found, ImageSet):
         return _images(config, found)
-    _check_ids(config, "texts" if isinstance(found, TextSet) else "words")
+    _check_ids(config, "words" if isinstance(found, Corpus) else "texts")
+    if isinstance(found, FieldSet):
+        return _fields(config, found)
     return _texts(config, found) if isinstance(found, TextSet) else _words(config, found)
 
 
@@ -175,6 +179,34 @@ def _texts(config: Config, texts: TextSet) -> tuple[Config, Data]:
         left_out=(),
         advice=lambda share: "",
         splits=_split(said, texts.train, texts.val) | {"test": texts.test},
+        serve=serve,
+    )
+
+
+def _fields(config: Config, found: FieldSet) -> tuple[Config, Data]:
+    said = config.data
+
+    def serve(samples: Any, *, train: bool) -> Loader:
+        size = said.batch if train else EVAL_BATCH
+        return FieldLoader(samples, batch=size, train=train, seed=config.seed, device=config.engine.device)
+
+    inputs = [
+        {"name": name, "shape": shape, "alphabet": found.alphabets.get(name)}
+        for name, shape in found.shapes.items()
+    ]
+    read = Input.of(inputs)
+    return _settled(config, "resident"), Data(
+        name=found.name,
+        unit="texts" if read.alphabet is not None else "samples",
+        classes=found.classes,
+        attributes=False,
+        input=read,
+        form={"shape": list(read.shape), "alphabet": read.alphabet, "inputs": read.listed},
+        loaded=f"loader: resident (a batch is one gather of each of {', '.join(found.shapes)})",
+        notes=(),
+        left_out=(),
+        advice=lambda share: "",
+        splits=_split(said, found.train, found.val) | {"test": found.test},
         serve=serve,
     )
 

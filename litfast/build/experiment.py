@@ -194,7 +194,7 @@ def experiment(config: Config) -> Experiment:
     torch.manual_seed(config.seed)
     teacher = models.teacher(config, found)
     critic = models.discriminator(config, found)  # before the students: it is the same whatever they are
-    students = models.students(config, found)
+    students = models.students(config, found, teacher)
     models.check_models(config, found, teacher, students)
     train, test = found.loader("train"), judging(found, "test", teacher)
     assert train is not None and test is not None

@@ -105,9 +105,10 @@ def _described(results: dict[str, Any], document: dict[str, Any]) -> Described:
     shape, alphabet = tuple(reads["shape"]), reads.get("alphabet")
     if "channels" in made:
         shape = (made["channels"], *shape[1:])
+    several = reads.get("inputs")
     return Described(
         name=results["data"],
         unit=results["unit"],
         classes=tuple(document["classes"]),
-        input=Input(shape, alphabet=alphabet),
+        input=Input.of(several) if several else Input(shape, alphabet=alphabet),
     )

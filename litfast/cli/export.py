@@ -45,7 +45,8 @@ def export(
     model = create(**document["model"])
     load_weights(model, found.path / WEIGHTS)
     reads = document["input"]
-    input = Input(tuple(reads["shape"]), alphabet=reads.get("alphabet"))
+    several = reads.get("inputs")
+    input = Input.of(several) if several else Input(tuple(reads["shape"]), alphabet=reads.get("alphabet"))
     agreement = exporting.export(file, model, input, format=format, fold=fold, about=document)
     written, plain = file.stat().st_size, fp32_bytes(model.state_dict())
     if as_json:

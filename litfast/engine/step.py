@@ -17,6 +17,7 @@ from litfast.data.loader import Batch
 from litfast.engine import optim
 from litfast.engine.average import Average
 from litfast.engine.streams import Serial, Streams
+from litfast.fields import each
 from litfast.phase import Branch, Phase
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # what autocast computes in
@@ -223,9 +224,9 @@ def parts(batch: Batch, count: int) -> list[Batch]:
     """A batch in `count` equal parts, as views."""
     if count == 1:
         return [batch]
-    if len(batch.images) % count:
-        raise ValueError(f"train: accumulate must divide the batch of {len(batch.images)}, got {count}")
-    return [Batch(*part) for part in zip(*(tensor.chunk(count) for tensor in batch), strict=True)]
+    if len(batch.target) % count:
+        raise ValueError(f"train: accumulate must divide the batch of {len(batch.target)}, got {count}")
+    return [Batch(*each(lambda x, at=at: x.chunk(count)[at], batch)) for at in range(count)]
 
 
 def _combined(name: str, parts: Sequence[Tensor]) -> Tensor:

@@ -80,7 +80,7 @@ def export(
 
     Args:
         path: its folder is made; a file that is there is replaced once the new one is proved.
-        model: takes one tensor; a SectionedModel or any other. It is left as it is.
+        model: takes what `input` says; a SectionedModel or any other. It is left as it is.
         input: one sample.
         format: one of FORMATS.
         fold: fold batch norms into the convolutions before them.

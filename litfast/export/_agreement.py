@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from litfast.export import _fresh
-from litfast.export._plain import inner, plain
+from litfast.export._plain import called, inner, plain
 from litfast.models import Input, SectionedModel, create
 
 BATCHES = (1, 5)  # neither is what a program is traced on
@@ -47,7 +48,8 @@ def check_outputs(path: Path, model: nn.Module, input: Input) -> Agreement:
     draws = torch.Generator().manual_seed(0)
     inputs = [input.example(batch, generator=draws) for batch in BATCHES]
     ours = plain(model)
-    pairs = zip(_outputs(path, inputs), map(ours, inputs), strict=True)
+    expected_ones = (called(ours, x) for x in inputs)
+    pairs = zip(_outputs(path, inputs), expected_ones, strict=True)
     difference = max(_difference(theirs, expected) for theirs, expected in pairs)
     if not difference <= TOLERANCE:  # NaN is no agreement either
         raise ValueError(
@@ -84,10 +86,13 @@ def _anew(model: nn.Module) -> nn.Module:
         return create(**model.spec).model
 
 
-def _outputs(path: Path, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _outputs(path: Path, inputs: Sequence[Any]) -> list[Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         sent, received = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
-        np.savez(sent, *(x.numpy() for x in inputs))
+        named = [x if isinstance(x, dict) else {"": x} for x in inputs]
+        np.savez(
+            sent, **{f"{at}-{name}": x.numpy() for at, one in enumerate(named) for name, x in one.items()}
+        )
         # -P: beside the program lie modules with names of packages
         command = [sys.executable, "-P", _fresh.__file__, str(path), str(sent), str(received)]
         done = subprocess.run(command, capture_output=True, text=True)

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,13 @@ def traced(model: nn.Module, input: Input) -> torch.export.ExportedProgram:
     Raises:
         ValueError: a model that torch.export cannot trace.
     """
-    sizes = ({0: torch.export.Dim("batch")},)
+    any_size = {0: torch.export.Dim("batch")}
+    given = input.example(TRACED)
+    args, kwargs = ((), given) if isinstance(given, dict) else ((given,), {})
+    sizes: Any = dict.fromkeys(kwargs, any_size) if kwargs else (any_size,)
     try:
         with torch.no_grad(), _quiet():
-            made = torch.export.export(plain(model), (input.example(TRACED),), dynamic_shapes=sizes)
+            made = torch.export.export(plain(model), args, kwargs, dynamic_shapes=sizes)
     except Exception as error:  # tracing runs the user's forward: anything may be raised
         raise ValueError(
             f"export: model must be one that torch.export can trace, got {typed(error)}"
@@ -50,6 +54,11 @@ def traced(model: nn.Module, input: Input) -> torch.export.ExportedProgram:
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # this machine's paths
     return made
+
+
+def called(model: Any, x: Any) -> Any:
+    """What a model that is no SectionedModel makes of a batch, as `Input.example` draws it."""
+    return model(**x) if isinstance(x, dict) else model(x)
 
 
 class _Zeros(nn.Module):

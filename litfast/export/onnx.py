@@ -26,7 +26,7 @@ def save(path: str | Path, model: nn.Module, input: Input, *, about: Mapping[str
 
     Args:
         path: replaced if it is there; the file appears whole or not at all.
-        model: takes one tensor; it is copied and left as it is.
+        model: takes what `input` says; it is copied and left as it is.
         input: one sample.
         about: plain values that the file keeps as JSON in its metadata, under "model.json".
 
@@ -47,8 +47,8 @@ def save(path: str | Path, model: nn.Module, input: Input, *, about: Mapping[str
     write(path, made.model_proto.SerializeToString())
 
 
-def runner(path: str | Path, *, threads: int) -> Callable[[Tensor], Tensor]:
-    """A function from a batch [B, ...] to the model's output, both on the CPU.
+def runner(path: str | Path, *, threads: int) -> Callable[[Any], Tensor]:
+    """A function from a batch, [B, ...] or several tensors by name, to the model's output, both on the CPU.
 
     Args:
         path: what `save` wrote.
@@ -70,10 +70,11 @@ def runner(path: str | Path, *, threads: int) -> Callable[[Tensor], Tensor]:
         raise ValueError(
             f"onnx: {path} must be a model that ONNX Runtime loads, got: {first_line(error)}"
         ) from error
-    name = session.get_inputs()[0].name
+    names = [one.name for one in session.get_inputs()]
 
-    def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+    def run(x: Any) -> Tensor:
+        given = x if isinstance(x, dict) else {names[0]: x}
+        return torch.from_numpy(session.run(None, {name: given[name].numpy() for name in names})[0])
 
     return run
 

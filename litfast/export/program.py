@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from litfast.export._file import ABOUT, write
-from litfast.export._plain import traced
+from litfast.export._plain import called, traced
 from litfast.models import Input
 
 
@@ -23,7 +23,7 @@ def save(path: str | Path, model: nn.Module, input: Input, *, about: Mapping[str
 
     Args:
         path: replaced if it is there; the file appears whole or not at all.
-        model: takes one tensor; it is copied and left as it is.
+        model: takes what `input` says; it is copied and left as it is.
         input: one sample.
         about: plain values that the file keeps as JSON, among its extra files as "model.json".
 
@@ -36,12 +36,12 @@ def save(path: str | Path, model: nn.Module, input: Input, *, about: Mapping[str
     write(path, file.getvalue())
 
 
-def runner(path: str | Path) -> Callable[[Tensor], Tensor]:
-    """A function from a batch [B, ...] to the model's output, both on the CPU."""
+def runner(path: str | Path) -> Callable[[Any], Tensor]:
+    """A function from a batch, [B, ...] or several tensors by name, to the model's output, on the CPU."""
     program = torch.export.load(path).module()
 
-    def run(x: Tensor) -> Tensor:
-        out: Tensor = program(x)
+    def run(x: Any) -> Tensor:
+        out: Tensor = called(program, x)
         return out
 
     return run

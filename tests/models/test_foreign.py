@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -10,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from litfast.models import copy_blocks, copy_ends, create, is_foreign
+from litfast.models import check_pair, copy_blocks, copy_ends, create, is_foreign
 from litfast.models.foreign import reads
+from litfast.models.inference import Inference, agreement
 
 from . import third_party
 
@@ -168,3 +171,31 @@ def test_models_of_the_real_timm_are_cut(name: str, first: str) -> None:
     assert len(model.names) == 4 and model.names[0] == first
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(model.observe(x)[1], model(x))
+
+
+def test_a_model_that_fx_cannot_follow_has_no_sections_and_says_why() -> None:
+    model = create(f"{FILE}:branching", classes=5, size=[16, 16]).eval()
+    assert model.names == model.sections == ()
+    assert re.fullmatch("sectioned: forward of Branching must be traceable by torch.fx, got .*", model.uncut)
+    x = torch.randn(2, 3, 16, 16)
+    irs, logits = model.observe(x)
+    assert irs[0] is x and torch.equal(logits, model(x)) and logits.shape == (2, 5)
+    assert set(model.head.state_keys) == set(model.state_dict())
+    assert agreement(Inference(model), x).logits < 1e-6
+    again = create(**json.loads(json.dumps(model.spec)))
+    again.load_state_dict(copy.deepcopy(model).state_dict())
+    assert torch.equal(again.eval()(x), logits)
+
+
+def test_boundaries_may_be_none() -> None:
+    model = create(f"{FILE}:preact", size=[16, 16], boundaries=[])
+    assert model.names == () and model.uncut == "boundaries are none"
+    assert create("resnet8", boundaries=[]).names == ()
+
+
+def test_a_pair_needs_sections() -> None:
+    line = (
+        "check_pair: student must have sections, got none: sectioned: forward of Branching must be traceable"
+    )
+    with pytest.raises(ValueError, match=line):
+        check_pair(create("resnet8"), create(f"{FILE}:branching", size=[16, 16]), torch.randn(2, 3, 16, 16))
