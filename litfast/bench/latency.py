@@ -20,7 +20,7 @@ from litfast.bench import modes as running
 from litfast.bench.lane import Lane, block, build, calibrate, out_of_memory, truth
 from litfast.bench.row import Row, of
 from litfast.engine.trial import reason
-from litfast.fields import first
+from litfast.fields import each, first
 from litfast.models import Input
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
@@ -117,7 +117,7 @@ class _Work:
         except (RuntimeError, TypeError, MemoryError) as error:  # TypeError: a size beyond int64
             raise ValueError(f"measure: batches must fit into memory, got {batch}: {reason(error)}") from None
         try:
-            samples = samples.to(self.device)
+            samples = each(lambda x: x.to(self.device), samples)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

@@ -15,6 +15,7 @@ from torch import nn
 from litfast.models import check_pair, copy_blocks, copy_ends, create, is_foreign
 from litfast.models.foreign import reads
 from litfast.models.inference import Inference, agreement
+from litfast.models.sectioned import check_sections
 
 from . import third_party
 
@@ -106,10 +107,6 @@ def test_a_function_must_return_a_module(tmp_path: Path) -> None:
             "from torch import nn\nnet = nn.ReLU",
             "net.py:net must return a model with parameters, got ReLU",
         ),
-        (
-            "from torch import nn\ndef net():\n    return nn.Linear(5, 2)",
-            r"sections: Linear must take input \[2, 3, 8, 8\], got RuntimeError: mat1 and mat2 shapes",
-        ),
     ],
 )
 def test_what_a_files_own_code_raises_is_one_line(text: str, message: str, tmp_path: Path) -> None:
@@ -117,6 +114,16 @@ def test_what_a_files_own_code_raises_is_one_line(text: str, message: str, tmp_p
     with pytest.raises(ValueError, match=message) as raised:
         create(f"{tmp_path}/net.py:net", size=(8, 8))
     assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_does_not_take_the_size_says_so_where_its_sections_are_needed(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("from torch import nn\ndef net():\n    return nn.Linear(5, 2)")
+    made = create(f"{tmp_path}/net.py:net", size=(8, 8))
+    refusal = (
+        r"lit: teacher must have sections, got none: sections: Linear must take input \[2, 3, 8, 8\], got"
+    )
+    with pytest.raises(ValueError, match=refusal):
+        check_sections("lit", teacher=made)
 
 
 @pytest.fixture
