@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -53,9 +54,16 @@ def _is_scalar_tensor(who: str, what: str, value: Coefficient) -> bool:
             shape = f"{value.dtype} {list(value.shape)}"
             raise ValueError(f"{who}: {what} must be a number or a 0-d float tensor, got {shape}")
         return True
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{who}: {what} must be a number or a 0-d float tensor, got {type(value).__name__}")
+    check_number(who, what, value, "a number or a 0-d float tensor")
     return False
+
+
+def check_number(who: str, what: str, value: object, rule: str = "a number") -> None:
+    """Raises TypeError or ValueError unless `value` is a number of Python that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{who}: {what} must be {rule}, got {type(value).__name__}")
+    if isinstance(value, int) and value.bit_length() >= sys.float_info.max_exp:
+        raise ValueError(f"{who}: {what} must fit into a float, got {value.bit_length()} bits")
 
 
 def check_sequence(who: str, what: str, value: object, of: str) -> None:
