@@ -36,7 +36,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="the record to write")
-    parser.add_argument("--short", action="store_true", help="60 cases each in place of 10,000")
+    parser.add_argument("--short", action="store_true", help="30 cases each in place of 10,000")
     parser.add_argument("--only", default="", help="targets by pytest's -k, e.g. 'archives or idx'")
     given = parser.parse_args()
     counts = Counts()

@@ -94,7 +94,7 @@ def _of_run(said: dict[str, Any], role: str) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(
             f"recipe: {role}.run must be the folder of a finished run, whose model.json can be read, "
-            f"got {folder}: {error!r}"
+            f"got {folder}: {type(error).__name__}: {error}"
         ) from None
     if Path(weights).name != weights or weights == "..":
         raise ValueError(f"recipe: weights of {folder} must be a file in that folder, got {weights!r}")

@@ -14,6 +14,7 @@ from torch import nn
 
 from litfast import config
 
+NEEDED = {"model.json": {"model": dict, "input": dict, "classes": list}}  # what readers count on, by file
 MARK = "run.json"  # a folder without it is not ours, and is never written into or deleted
 
 
@@ -82,6 +83,10 @@ class RunDirectory:
             raise ValueError(f"run: {self.path / name} must be valid JSON, got: {error}") from None
         if not isinstance(content, dict):
             raise ValueError(f"run: {self.path / name} must be a table, got a {type(content).__name__}")
+        for key, kind in NEEDED.get(name, {}).items():
+            if not isinstance(content.get(key), kind):
+                rule = f"hold {key!r} of type {kind.__name__}"
+                raise ValueError(f"run: {self.path / name} must {rule}, got {content.get(key)!r}")
         return content
 
     def rows(self) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import reference
 from ._augment import BACKENDS, Augment, range_error
-from ._checks import DTYPES, check_number, check_sequence, is_transformed
+from ._checks import DTYPES, check_number, check_sequence, is_transformed, shown
 from ._dispatch import serving
 
 WHO = "augment"
@@ -126,7 +126,7 @@ def _check(images: Tensor, draws: tuple[Tensor, ...], table: Tensor, crop: int) 
     if table.shape != (images.shape[3], 256):
         raise ValueError(f"{WHO}: table must be [{images.shape[3]}, 256], got {list(table.shape)}")
     if isinstance(crop, bool) or not isinstance(crop, int) or not 0 <= crop <= WIDEST:
-        raise ValueError(f"{WHO}: crop must be a whole number from 0 to {WIDEST}, got {crop!r}")
+        raise ValueError(f"{WHO}: crop must be a whole number from 0 to {WIDEST}, got {shown(crop)}")
 
 
 def _check_out(out: Tensor, size: tuple[int, ...], table: Tensor, layout: torch.memory_format) -> None:

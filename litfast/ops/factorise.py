@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._checks import check_float
+from ._checks import check_finite
 
 WHO = "factorise"
 ROUNDS, FEWEST, SHARE = 10, 100, 0.1  # of the refinement: at most, candidates at least, of them moved
@@ -187,11 +187,10 @@ def quantise(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ValueError, TypeError: no factor or basis of such a shape, or numbers that are not finite.
     """
     for what, tensor in (("factor", factor), ("basis", basis)):
-        check_float("quantise", what, tensor)
-        if tensor.ndim != 2 or not bool(tensor.isfinite().all()):
-            got = f"{list(tensor.shape)}" + ("" if tensor.ndim != 2 else " with infinities or NaN")
-            raise ValueError(f"quantise: {what} must be [n, r] or [r, d] and finite, got {got}")
-    if not factor.numel() or basis.shape[0] not in (0, factor.shape[1]) or (len(basis) and not basis.numel()):
+        check_finite("quantise", what, tensor)
+        if tensor.ndim != 2:
+            raise ValueError(f"quantise: {what} must have two dimensions, got {list(tensor.shape)}")
+    if not factor.numel() or len(basis) not in (0, factor.shape[1]) or (len(basis) and not basis.numel()):
         got = f"{list(factor.shape)} and {list(basis.shape)}"
         raise ValueError(f"quantise: factor and basis must be [n, r] and [r, d] or [0, d], got {got}")
     steps = factor.detach().abs().amax(0).clamp(min=torch.finfo(factor.dtype).tiny) / 127  # [r]
@@ -245,11 +244,9 @@ def _moved(fit: _Fit, q: Tensor) -> Tensor | None:
 
 
 def _check(weight: Tensor, counts: Tensor, blocks: int, budget: int) -> None:
-    check_float(WHO, "weight", weight)
+    check_finite(WHO, "weight", weight)
     if weight.ndim != 2 or not weight.shape[1]:
         raise ValueError(f"{WHO}: weight must be [N, d] with d > 0, got {list(weight.shape)}")
-    if not bool(weight.isfinite().all()):
-        raise ValueError(f"{WHO}: weight must be finite, got infinities or NaN")
     if not isinstance(counts, Tensor):
         raise TypeError(f"{WHO}: counts must be a tensor, got {type(counts).__name__}")
     for what, number in (("blocks", blocks), ("budget", budget)):

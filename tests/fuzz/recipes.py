@@ -90,7 +90,7 @@ def run_files(case: tuple[str, bytes], folder: Path) -> None:
 
 RUN = {
     "run.json": b'{"litfast": "0.1.0", "status": "finished"}',
-    "model.json": b'{"model": {"name": "resnet8", "classes": 4}, "weights": "student.safetensors"}',
+    "model.json": b'{"model": {"name": "resnet8"}, "input": {"shape": [3, 8, 8]}, "classes": ["a", "b"]}',
     "metrics.jsonl": b'{"epoch": 0, "loss": 1.5}\n{"epoch": 1}\n',
     "config.toml": tomli_w.dumps(TABLES[0]).encode(),
 }

@@ -1,6 +1,6 @@
 """Every reader and every op is given what nobody should give it: no crash, no hang, no half of a result.
 
-Sixty cases each; `pytest -m long tests/fuzz` gives each ten thousand.
+Thirty cases each; `pytest -m long tests/fuzz` gives each ten thousand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .harness import Target, fuzz
 from .targets import TARGETS
 
 Record = Callable[[str, object], None]
-FEW, MANY = 60, 10_000
+FEW, MANY = 30, 10_000
 every_target = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 
 
