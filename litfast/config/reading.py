@@ -96,7 +96,7 @@ def _of_run(said: dict[str, Any], role: str) -> dict[str, Any]:
             f"recipe: {role}.run must be the folder of a finished run, whose model.json can be read, "
             f"got {folder}: {type(error).__name__}: {error}"
         ) from None
-    if Path(weights).name != weights or weights == "..":
+    if Path(weights).name != weights or weights in ("", ".."):
         raise ValueError(f"recipe: weights of {folder} must be a file in that folder, got {weights!r}")
     given["options"] = {key: value for key, value in spec.items() if key not in OF_DATA}
     return own | given | {"weights": str(folder / weights)}

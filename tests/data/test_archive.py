@@ -265,3 +265,50 @@ def test_an_interruption_leaves_nothing_half_made(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         extract(archive, tmp_path / "into")
     assert list(tmp_path.iterdir()) == [archive]
+
+
+def raw(path: Path, *headers: tarfile.TarInfo, form: int = tarfile.GNU_FORMAT) -> Path:
+    """A tar of headers without content."""
+    path.write_bytes(b"".join(header.tobuf(format=form) for header in headers) + bytes(1024))
+    return path
+
+
+def header(name: str, **values: Any) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    for key, value in values.items():
+        setattr(made, key, value)
+    return made
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K"])
+def test_a_long_name_is_not_set_aside_as_it_is_announced(kind: bytes, tmp_path: Path) -> None:
+    archive = raw(tmp_path / "a.tar", header("a", type=kind, size=1 << 40))
+    refused(archive, tmp_path / "into", "got: a header that announces 1099511627776 bytes")
+
+
+def test_a_size_below_nothing_does_not_lead_backwards(tmp_path: Path) -> None:
+    archive = raw(tmp_path / "a.tar", header("a", size=-512))
+    refused(archive, tmp_path / "into", "got: a header that announces -512 bytes")
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ({"size": "-512"}, "a header that announces -512 bytes"),
+        ({"GNU.sparse.map": "a,b", "GNU.sparse.size": "1"}, "a header that cannot be read"),
+        ({"path": "a\0b"}, "be named without null bytes"),
+    ],
+)
+def test_pax_records_are_not_believed(records: dict[str, str], said: str, tmp_path: Path) -> None:
+    archive = raw(tmp_path / "a.tar", header("a", pax_headers=records), form=tarfile.PAX_FORMAT)
+    refused(archive, tmp_path / "into", said)
+
+
+def test_endless_zeros_behind_a_packed_tar_are_not_read_to_their_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "MOST_BEHIND", 1 << 20)
+    (tmp_path / "a.tar.gz").write_bytes(
+        gzip.compress(tar(tmp_path / "a", GOOD).read_bytes() + bytes(2 << 20))
+    )
+    refused(tmp_path / "a.tar.gz", tmp_path / "into", "more than 1048576 bytes follow its end")
