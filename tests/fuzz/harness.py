@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import signal
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import HypothesisWarning
 
 SECONDS = 10.0  # that no case comes near: a hang
 ROOM = 3 << 30  # bytes of address space beyond what the process has: an announced size is not set aside
@@ -67,7 +69,8 @@ def fuzz(target: Target, cases: int, folder: Path) -> Counter[str]:
     def each(case: Any) -> None:
         found[outcome(target, case, folder)] += 1
 
-    with address_space(ROOM):
+    with address_space(ROOM), warnings.catch_warnings():
+        warnings.simplefilter("ignore", HypothesisWarning)  # a failing case may be long to print
         each()
     return found
 

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from hypothesis import strategies as st
+from PIL import Image
 
 from litfast.data import sets
+from litfast.data.decode import FORMATS, decode
 from litfast.data.sets.celeba import ATTRIBUTES, IMAGES, PARTITION
 from litfast.data.sets.image_set import ImageSet
 from litfast.data.sets.text_set import Corpus, Texts, TextSet
@@ -173,6 +175,21 @@ TARS = [
     _tar({"long" * 40 + ".jpg": b"x", "long" * 40 + ".cls": b"0"}, format=tarfile.GNU_FORMAT),
 ]
 
+
+def image(content: bytes, folder: Path) -> None:
+    pixels = decode(content, name="here", size=8)
+    assert pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8
+
+
+def _images() -> list[bytes]:
+    made = []
+    for kind in FORMATS:
+        packed = io.BytesIO()
+        Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(packed, kind)
+        made.append(packed.getvalue())
+    return made
+
+
 small = st.sampled_from([1, 2, 3, 1, 2, 5, 0, -1])
 number = st.one_of(small, st.sampled_from([1 << 31, 1 << 62]))
 tensor = st.builds(
@@ -235,6 +252,7 @@ SETS = [
     _target("text corpus", text, any_bytes(WORDS, gzip.compress(WORDS, mtime=0)), "text: "),
     Target(name="cache file", cases=st.binary(max_size=5000), run=cache, says="", is_safe=True),
     _target("celeba lists", celeba, st.tuples(any_bytes(FACES), any_bytes(PARTS)), "celeba: "),
+    _target("encoded image", image, any_bytes(*_images()), "decode: here "),
     _target("webdataset tar", webdataset, any_bytes(*TARS), "webdataset: "),
     _target(
         "token loader",
