@@ -54,7 +54,7 @@ class Header(tarfile.TarInfo):
     """
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         found = super().frombuf(buf, encoding, errors)
         if found.size < 0 or (found.type in OF_NAMES and found.size > LONGEST_NAME):
             raise tarfile.ReadError(f"a header that announces {found.size} bytes")
