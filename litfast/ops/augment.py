@@ -87,9 +87,9 @@ def augment_table(
     Raises:
         ValueError: mean and std differ in length, or a number of std is not positive.
     """
-    for what, numbers in (("mean", mean), ("std", std)):
-        check_sequence("augment_table", what, numbers, "numbers")
-        for number in numbers:
+    for what, given in (("mean", mean), ("std", std)):
+        check_sequence("augment_table", what, given, "numbers")
+        for number in given:
             check_number("augment_table", what, number)
     if len(mean) != len(std) or not all(s > 0 for s in std):
         raise ValueError(
