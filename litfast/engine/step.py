@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +15,7 @@ from litfast.carried import carried
 from litfast.data.loader import Batch
 from litfast.engine import optim
 from litfast.engine.average import Average
+from litfast.engine.parts import combined, parts
 from litfast.engine.streams import Serial, Streams
 from litfast.phase import Branch, Phase
 
@@ -194,7 +194,7 @@ class Step:
         scaler.step(optimizer)
         scaler.update()
         return {
-            f"{branch.name}.{name}": _combined(name, [part[name] for part in losses]) for name in losses[0]
+            f"{branch.name}.{name}": combined(name, [part[name] for part in losses]) for name in losses[0]
         }
 
     def _in_turn(self, function: Callable[[Any], Result], parts: Sequence[Any]) -> list[Result]:
@@ -219,38 +219,10 @@ class Step:
         return {name: value.detach() for name, value in losses.items()}
 
 
-def parts(batch: Batch, count: int) -> list[Batch]:
-    """A batch in `count` equal parts, as views."""
-    if count == 1:
-        return [batch]
-    if len(batch.images) % count:
-        raise ValueError(f"train: accumulate must divide the batch of {len(batch.images)}, got {count}")
-    return [Batch(*part) for part in zip(*(tensor.chunk(count) for tensor in batch), strict=True)]
-
-
-def _combined(name: str, parts: Sequence[Tensor]) -> Tensor:
-    """A metric of the whole batch: counts add up, all else is a mean."""
-    if len(parts) == 1:
-        return parts[0]
-    stacked = torch.stack(list(parts))
-    return stacked.sum(0) if name == "correct" else stacked.mean(0)
-
-
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Autocast to what `precision` says; in fp32 nothing."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
-
-
-def seeded(phases: Iterable[Phase], seed: int) -> Iterator[Phase]:
-    """The phases; what a method draws before one is the same where those before it are loaded."""
-    found = iter(phases)
-    for index in count():
-        torch.manual_seed(seed + index)
-        phase = next(found, None)
-        if phase is None:
-            return
-        yield phase
 
 
 @contextmanager
