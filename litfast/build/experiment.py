@@ -201,6 +201,7 @@ def experiment(config: Config, ranks: Ranks = ALONE) -> Experiment:
     """
     method_options(config)
     models.check_kinds(config)
+    _check_device(config.engine.device, ranks)
     config, found = data(config, ranks)
     if not found.labelled:
         check_unlabelled(config)
@@ -223,6 +224,14 @@ def experiment(config: Config, ranks: Ranks = ALONE) -> Experiment:
         test=test,
         ranks=ranks,
     )
+
+
+def _check_device(name: str, ranks: Ranks) -> None:
+    if ranks.world > 1 and name != "cpu" and (name != "cuda" or ranks.device is None):
+        raise ValueError(
+            "engine: device must be cpu, or cuda with a GPU for every rank of a machine, "
+            f"got {name} for rank {ranks.local_rank} here"
+        )
 
 
 def judging(data: Data, split: str, teacher: nn.Module | None) -> Loader | None:

@@ -17,8 +17,10 @@ from litfast.engine import modes
 from litfast.engine.evaluate import Evaluation, evaluate
 from litfast.engine.meters import Clock, Journal, Sums, Window, first_non_finite
 from litfast.engine.patience import exhausted, updated, validation_losses
+from litfast.engine.prepare import prepared
+from litfast.engine.ranks import Ranks
 from litfast.engine.report import Report
-from litfast.engine.step import Runner, Step, prepared
+from litfast.engine.step import Runner, Step
 from litfast.engine.store import Progress, Store, Weights
 from litfast.phase import Phase
 
@@ -28,6 +30,9 @@ SPEEDS = (
     "step_samples_per_s",
     "data_wait",
 )  # of every epoch's report
+
+
+SEEDS = 1_000_003  # from a rank's random numbers to the next one's
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,6 +49,7 @@ class Loop:
     log_every: int
     step: dict[str, Any]  # options of the step and of how it is run
     store: Store
+    ranks: Ranks
     journal: Journal = field(default_factory=lambda: Journal(None))
     best_weights: Weights | None = None
     notes: list[str] = field(default_factory=list)
@@ -53,7 +59,8 @@ class Loop:
         newest = self.store.latest() if resume else None
         reached = Progress(**newest["progress"]) if newest else Progress()
         under_way = newest is not None and "step" in newest
-        self.journal = Journal(self.out, offset=newest["journal"] if newest else 0, step=reached.global_step)
+        writes = self.out if self.ranks.is_first else None
+        self.journal = Journal(writes, offset=newest["journal"] if newest else 0, step=reached.global_step)
         at = Progress()
         try:
             for phase in _seeded(phases, self.seed):
@@ -65,12 +72,13 @@ class Loop:
                         yield self._report("phase", phase, at, restored=True)
                         continue
                     modes.check(self.step["mode"], self.step["branches"], device)
-                    step, runner = modes.make(phase, device, **self.step)
-                    torch.manual_seed(self.seed + at.index)
+                    step, runner = modes.make(phase, device, ranks=self.ranks, **self.step)
+                    self.ranks.broadcast(phase.model.state_dict().values())
+                    torch.manual_seed(self.seed + at.index + SEEDS * self.ranks.rank)
                     self.best_weights = None
                     if newest is not None and under_way and at.index == reached.index:
                         at, self.best_weights = self.store.restore(phase, step, newest)
-                        self.data.load_state(newest.get("data", {}))  # older checkpoints have none
+                        self._restore_own(newest)
                         step.stop(exhausted(phase.branches, at.waits))
                     yield from self._phase(phase, at, step, runner)
         finally:
@@ -81,6 +89,7 @@ class Loop:
         while at.epoch < phase.epochs and step.active:
             yield from self._epoch(phase, at, step, runner)
             at.epoch, at.step = at.epoch + 1, 0
+            step.settle()
             found = self._validate(phase, at, step)
             means = {**Sums(at.sums).means(self.data.batch), **found}
             report = self._report("epoch", phase, at, means)
@@ -99,7 +108,7 @@ class Loop:
         """The rest of epoch `at.epoch` from step `at.step`; closing the generator saves a checkpoint."""
         if at.step == 0:  # a text begins anew
             reset(phase.model, *phase.frozen)
-        window, clock = Window(), Clock(self.data.batch)
+        window, clock = Window(), Clock(self.data.batch * self.ranks.world)
         place = getattr(runner, "inputs", None)  # of a captured step
         batches = self.data.batches(at.first_epoch + at.epoch, at.step, copy_into=place)
         for batch in clock.timed(batches):
@@ -117,12 +126,14 @@ class Loop:
             try:
                 yield self._report("step", phase, at, {**means, **speed})
             except GeneratorExit:
-                self._read(window, phase, at)
-                self._save(phase, at, step)
+                if self.ranks.whole:  # else none can say where all of them stand
+                    step.settle()
+                    self._read(window, phase, at)
+                    self._save(phase, at, step)
                 raise
 
     def _read(self, window: Window, phase: Phase, at: Progress) -> Mapping[str, float]:
-        series = window.read()
+        series = window.read(self.ranks)
         bad = first_non_finite({name: pairs for name, pairs in series.items() if name.endswith(".loss")})
         if bad is not None:
             kept = "the last good checkpoint is kept" if self.out else "no checkpoint was asked for"
@@ -141,14 +152,15 @@ class Loop:
         if self.val is None:
             return {}
         with nullcontext() if step.average is None else step.average.in_place():
-            found = evaluate(phase.model, self.val, precision=self.precision) if phase.scored else None
+            options: dict[str, Any] = {"precision": self.precision, "ranks": self.ranks}
+            found = evaluate(phase.model, self.val, **options) if phase.scored else None
             at.last = None if found is None else asdict(found)
             if found is not None and (at.best is None or found.beats(Evaluation(**at.best))):
                 at.best = at.last
                 if self.keep == "best":
                     self.best_weights = {k: v.detach().clone() for k, v in phase.model.state_dict().items()}
             watched = [branch for branch in step.active if branch.schedule.patience]
-            losses = validation_losses(step, watched, self.val) if watched else {}
+            losses = validation_losses(step, watched, self.val, ranks=self.ranks) if watched else {}
         at.waits = updated(at.waits, losses)
         for name in exhausted(step.active, at.waits):
             step.stop([name])
@@ -198,7 +210,16 @@ class Loop:
         self.journal.write(at.global_step, row)
 
     def _save(self, phase: Phase, at: Progress, step: Step) -> None:
-        self.store.save(at, phase, step, self.best_weights, self.journal.offset, self.data.state())
+        every = self.ranks.gather({"data": self.data.state(), "rng": torch.get_rng_state()})
+        self.store.save(at, phase, step, self.best_weights, self.journal.offset, every)
+
+    def _restore_own(self, saved: dict[str, Any]) -> None:
+        """Take up this rank's random state and, with as many ranks as before, its loader's."""
+        every = saved.get("ranks") or [saved]  # older checkpoints are of one rank
+        if self.ranks.rank < len(every):
+            torch.set_rng_state(every[self.ranks.rank]["rng"])
+        if len(every) == self.ranks.world:
+            self.data.load_state(every[self.ranks.rank].get("data", {}))
 
 
 def _check_patience(phase: Phase, val: Loader | None) -> None:

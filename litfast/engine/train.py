@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from litfast.data.loader import Loader
+from litfast.engine import ranks
 from litfast.engine.loop import Loop
 from litfast.engine.report import Report
 from litfast.engine.step import PRECISIONS
@@ -31,11 +32,15 @@ def train(
     ema: float | None = None,
     mode: str = "eager",
     branches: str = "serial",
+    sync_batch_norm: bool = True,
 ) -> Iterator[Report]:
     """Run every phase of a method. A generator: the caller prints, logs and stops (`close()`).
 
     Each step costs no host sync; metrics are read every `log_every` steps and at the end of an epoch. A
     checkpoint is written after every epoch, at the end of every phase and when the generator is closed.
+
+    Inside `litfast.engine.ranks.joined()` all processes of a torchrun job train the same models, each with a
+    shard of the loader (`num_shards`); the first one writes, and all must close at the same report.
 
     Args:
         phases: what a method yields, e.g. `litfast.methods.lit(teacher, student, ...)`.
@@ -57,6 +62,7 @@ def train(
             and replayed (CUDA); "compile-graph": both. What is compiled or captured is checked against eager
             steps first, and left out with a note where it fails.
         branches: "serial", or "parallel": each branch on a CUDA stream of its own.
+        sync_batch_norm: of several ranks: batch norms see the batch of all, else each its own share.
 
     Raises:
         ValueError: unknown option, `resume` without `out`, checkpoints in `out` without `resume`, or those of
@@ -76,7 +82,8 @@ def train(
         raise ValueError(f"train: ema must lie between 0 and 1, got {ema}")
     if resume and out is None:
         raise ValueError("train: out must be the run's folder when resume is asked for, got none")
-    store = Store(None if out is None else Path(out))
+    every = ranks.current()
+    store = Store(None if out is None else Path(out), writes=every.is_first)
     if not (resume or store.is_empty):
         raise ValueError(
             f"train: out must hold no checkpoints unless resume is asked for, got those of a run in {out}"
@@ -97,7 +104,9 @@ def train(
             "mode": mode,
             "branches": branches,
             "rows": log_every,
+            "sync_batch_norm": sync_batch_norm,
         },
         store=store,
+        ranks=every,
     )
     return loop.phases(phases, resume)

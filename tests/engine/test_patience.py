@@ -17,7 +17,8 @@ from litfast.data.resident import ResidentLoader
 from litfast.engine import Report
 from litfast.engine.loop import SPEEDS
 from litfast.engine.patience import exhausted, updated, validation_losses
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.phase import Branch, Losses, Phase, Schedule
 
 CPU = torch.device("cpu")

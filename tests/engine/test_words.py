@@ -18,7 +18,8 @@ from litfast.carried import carried
 from litfast.data.tokens import StreamLoader
 from litfast.engine import Evaluation, evaluate, loop
 from litfast.engine.patience import validation_losses
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.methods import kd, scratch
 from litfast.models import SectionedModel
 from litfast.models.inference import Inference, agreement
