@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,7 @@ def parts(batch: Batch, world: int) -> list[Batch]:
 
 def trained(case: str, given: Sequence[Batch], **options: Any) -> dict[str, Any]:
     """The model and the last metrics after a step on each batch."""
-    at = CASES[case][0]
-    for number, phase in enumerate(phases(case)):
-        if number == at:
-            break
+    phase = next(islice(phases(case), CASES[case][0], None))
     with prepared(phase, CPU):
         step = Step(phase, precision="fp32", device=CPU, **options)
         step.wrap(_seeded)

@@ -1,4 +1,4 @@
-"""Several ranks on gloo, started once for two and once for four: one process on the joined batch, to rounding.
+"""Several ranks on gloo, started once for two and once for four, against one process on all samples.
 
 What the ranks do is in `ranks_at_work.py`; here it is compared with what one process does.
 """
