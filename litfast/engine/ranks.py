@@ -238,7 +238,8 @@ def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    return flat.view(torch.uint8) if flat.dtype == torch.bool else flat  # gloo sends no bool
 
 
 def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:

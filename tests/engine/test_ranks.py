@@ -56,7 +56,7 @@ def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         )
         for rank in range(world)
     ]
-    ends = [(process.communicate(timeout=300)[1], process.returncode) for process in started]
+    ends = [(process.communicate(timeout=900)[1], process.returncode) for process in started]
     said = "\n".join(error for error, _ in ends)
     assert [code for _, code in ends] == [3 if rank == 1 else 0 for rank in range(world)], said
     return world, out
