@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ CASES = {  # by name: a method's phase, and whether its losses are means over sa
     "lit_finetune": (1, True),
     "slimming": (0, True),
     "deep_compression": (0, True),
+    "deep_compression_share": (1, True),
     "groupreduce": (0, True),
     "metadistiller": (0, False),  # one half of each rank's part teaches, the other judges
     "adversarial": (0, False),  # goals change places within each rank's part
@@ -49,10 +51,9 @@ def model(name: str, seed: int) -> SectionedModel:
     return litfast.create(name, classes=4).double()
 
 
-def words(**options: Any) -> SectionedModel:
+def words(classes: int) -> SectionedModel:
     torch.manual_seed(3)
-    made = litfast.create("lstm_lm", classes=7, width=5, **{"dropout": 0.0, **options})
-    return made.double()
+    return litfast.create("lstm_lm", classes=classes, width=8, layers=1, dropout=0.0).double()
 
 
 def phases(case: str) -> Iterator[Phase]:
@@ -61,7 +62,9 @@ def phases(case: str) -> Iterator[Phase]:
     both = {"sections": SGD, "finetune": SGD}
     shape = Input((3, 8, 8))
     critic = Discriminator(4, image_size=8, channels=3, width=4).double()
-    critic.load_state_dict({k: torch.full_like(v, 0.02) for k, v in critic.state_dict().items()})
+    compressed = partial(
+        methods.deep_compression, pair[0], copy.deepcopy(pair[0]), prune=SGD, share=SGD, removed=0.5, bits=2
+    )
     made: dict[str, Callable[[], Iterator[Phase]]] = {
         "scratch": lambda: methods.scratch(pair[1], train=SGD),
         "kd": lambda: methods.kd(*pair, distill=SGD),
@@ -73,11 +76,10 @@ def phases(case: str) -> Iterator[Phase]:
         "slimming": lambda: methods.slimming(
             pair[0], copy.deepcopy(pair[0]), sparse=SGD, finetune=SGD, strength=1e-2
         ),
-        "deep_compression": lambda: methods.deep_compression(
-            pair[0], copy.deepcopy(pair[0]), prune=SGD, share=SGD, removed=0.5, bits=2
-        ),
+        "deep_compression": compressed,
+        "deep_compression_share": compressed,
         "groupreduce": lambda: methods.groupreduce(
-            words(), words(), finetune=SGD, counts=torch.arange(1, 8), compression=1.2, blocks=2
+            words(60), words(60), finetune=SGD, counts=torch.arange(60), compression=2.0, blocks=3
         ),
         "metadistiller": lambda: methods.metadistiller(pair[1], train=SGD, input=shape, width=4),
         "adversarial": lambda: methods.adversarial(_generator(), critic, train=ADAM, domains=4),
@@ -94,7 +96,7 @@ def batches(case: str) -> list[Batch]:
     """The batches of all ranks together."""
     generator = torch.Generator().manual_seed(2)
     if case == "groupreduce":
-        drawn = [torch.randint(7, (BATCH, 5), generator=generator) for _ in range(STEPS)]
+        drawn = [torch.randint(60, (BATCH, 5), generator=generator) for _ in range(STEPS)]
         return [Batch(ids[:, :-1], ids[:, 1:]) for ids in drawn]
     drawn = [torch.randn(BATCH, 3, 8, 8, dtype=torch.float64, generator=generator) for _ in range(STEPS)]
     return [Batch(images, torch.arange(BATCH) % 4) for images in drawn]
@@ -150,10 +152,12 @@ def images(train: bool, every: ranks.Ranks) -> ResidentLoader:
     )
 
 
-def run(every: ranks.Ranks, out: Path | None = None, *, stop: int = 0, **options: Any) -> dict[str, Any]:
+def run(
+    every: ranks.Ranks, out: Path | None = None, *, stop: int = 0, patience: int = 0, **options: Any
+) -> dict[str, Any]:
     """Two phases of two epochs of LIT through `litfast.train`, with validation; closed after `stop` steps."""
     student = model("resnet8", 1)
-    schedule = Schedule(epochs=2, lr=0.05, patience=3)
+    schedule = Schedule(epochs=2, lr=0.05, patience=patience)
     found = methods.lit(model("resnet14", 0), student, sections=schedule, finetune=schedule, beta=0.0)
     data, val = images(True, every), images(False, every)
     reports = litfast.train(found, data, val, out=out, ema=0.5, keep="best", log_every=2, **options)
@@ -170,7 +174,7 @@ def text(every: ranks.Ranks, out: Path, *, stop: int = 0, resume: bool = False) 
     ids = torch.randint(7, (300,), generator=torch.Generator().manual_seed(4))
     shard = {"num_shards": every.world, "shard_id": every.rank}
     data = StreamLoader(ids, batch=4 // every.world, length=8, train=True, **shard)
-    net = words()
+    net = words(7)
     reports = litfast.train(
         methods.scratch(net, train=Schedule(epochs=1, lr=0.5, clip=1.0)), data, out=out, resume=resume
     )
@@ -197,6 +201,7 @@ def talk(every: ranks.Ranks) -> dict[str, Any]:
         "from_first": every.from_first(lambda: every.rank),
         "vote": [vote(15 * (call == every.rank == 1)) for call in range(4)],
         "pair": (pair.world, pair.rank, inner),
+        "speaks": every.speaks(),
         "current": ranks.current() is every,
     }
 
@@ -212,7 +217,7 @@ def work(out: Path) -> None:
                 case: trained(case, share, sync_batch_norm=sync, **together) for case, share in shares.items()
             }
         found["whole"] = run(every)
-        found["unsynced"] = run(every, sync_batch_norm=False)
+        found["unsynced"] = run(every, sync_batch_norm=False, patience=1)
         run(every, out / "stopped", stop=6)
         every.barrier()
         saved = torch.load(out / "stopped" / "checkpoints" / "last.pt", weights_only=True)

@@ -86,6 +86,7 @@ def lasting(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def test_the_ranks_hear_each_other(found: list[dict[str, Any]]) -> None:
     world = len(found)
+    assert sum(one["talk"]["speaks"] for one in found) == 1
     for rank, ours in enumerate(one["talk"] for one in found):
         assert_same(ours["mean"], torch.full((2, 3), (world - 1) / 2))
         assert ours["broadcast"].tolist() == [2, 4, 6]
