@@ -16,7 +16,7 @@ from litfast import __version__, build, config
 from litfast.bench import machine
 from litfast.cli import _console, _progress, _results
 from litfast.cli._judge import Judge
-from litfast.engine import Report, evaluate
+from litfast.engine import Report, evaluate, lock
 from litfast.engine import train as run_phases
 from litfast.engine.adopt import adopt
 from litfast.engine.rundir import MARK, RunDirectory
@@ -56,7 +56,8 @@ def carry_out(
         Stopped: Ctrl-C or SIGTERM came; a checkpoint is written.
     """
     if resume:
-        _compare_backend(folder())
+        with lock.held(folder().path):  # before the models and the data are read
+            _compare_backend(folder())
     _apply(settings)
     experiment = build.experiment(settings)
     _results.check(experiment)
@@ -74,17 +75,18 @@ def carry_out(
         if chosen:
             _console.say(chosen, _console.err)
     run = folder()
-    _note(run, experiment, "running", chosen, warnings=warnings)
-    run.write_config(config.dump(experiment.config))
-    if taught is not None:
-        adopt(run.path, "teacher", taught)
-    judge = _judge(experiment) if test else None
-    seconds = _run(run, experiment, resume or taught is not None, judge)
-    if test:
-        results = _results.collect(run, experiment, seconds, judge)
-    else:
-        results = _validated(run, experiment, seconds)
-    _note(run, experiment, "finished", stopped=results.get("stopped"))
+    with lock.held(run.path):
+        _note(run, experiment, "running", chosen, warnings=warnings)
+        run.write_config(config.dump(experiment.config))
+        if taught is not None:
+            adopt(run.path, "teacher", taught)
+        judge = _judge(experiment) if test else None
+        seconds = _run(run, experiment, resume or taught is not None, judge)
+        if test:
+            results = _results.collect(run, experiment, seconds, judge)
+        else:
+            results = _validated(run, experiment, seconds)
+        _note(run, experiment, "finished", stopped=results.get("stopped"))
     return run, results
 
 
@@ -191,6 +193,8 @@ def _run(
         resume=resume,
         precision=engine.precision,
         keep=engine.keep,
+        keep_checkpoints=engine.keep_checkpoints,
+        on_nan=engine.on_nan,
         log_every=engine.log_every,
         accumulate=engine.accumulate,
         ema=engine.ema,

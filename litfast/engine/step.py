@@ -15,6 +15,7 @@ from litfast.carried import carried
 from litfast.data.loader import Batch
 from litfast.engine import optim
 from litfast.engine.average import Average
+from litfast.engine.guard import METRIC, Guard
 from litfast.engine.parts import combined, parts
 from litfast.engine.streams import Serial, Streams
 from litfast.phase import Branch, Phase
@@ -45,6 +46,8 @@ class Step:
         ema: decay of an average of the model's weights, kept beside; None keeps none.
         captured: the step will be captured (see `optim.make`).
         streams: where the branches run; None runs them one after another.
+        on_nan: other than "raise", a branch whose loss or gradient is not finite is left out of a step, and
+            every branch has a metric "nonfinite" that says so.
 
     Attributes:
         notes: what a faster way to run this step has to say; whoever reports it empties the list.
@@ -60,6 +63,7 @@ class Step:
         ema: float | None = None,
         captured: bool = False,
         streams: Streams | None = None,
+        on_nan: str = "raise",
     ) -> None:
         self.phase = phase
         self.precision = precision
@@ -71,9 +75,11 @@ class Step:
         self._states = carried(phase.model, *phase.frozen)
         self.wrap(lambda function: function)
         self.average = None if ema is None else Average(phase.model, ema)
+        self._guard = None if on_nan == "raise" else Guard(phase)
         scaled = precision == "fp16"
+        skips = scaled or on_nan == "skip"
         self.optimizers = {
-            branch.name: optim.make(branch.params, branch.schedule, captured=captured, scaled=scaled)
+            branch.name: optim.make(branch.params, branch.schedule, captured=captured, skips=skips)
             for branch in phase.branches
         }
         # one that is not enabled passes everything through
@@ -126,6 +132,8 @@ class Step:
 
     def compute(self, batch: Batch, due: Sequence[Branch]) -> dict[str, Tensor]:
         """The step's work on the device: observe, then loss, backward and update of every branch in turn."""
+        if self._guard is not None:
+            self._guard.begin()
         with self._streams.observing(due), torch.no_grad(), autocast(self.device, self.precision):
             observations = self._in_turn(self._observe, parts(batch, self.accumulate))
         metrics: dict[str, Tensor] = {}
@@ -133,6 +141,8 @@ class Step:
             with self._streams.running(branch):
                 metrics.update(self._train(branch, observations))
         self._streams.join()
+        if self._guard is not None:
+            self._guard.end()
         if self.average is not None:
             self.average.update()
         words = batch.target[0].numel()  # of a sample that is a window of text: "correct" counts samples
@@ -188,14 +198,25 @@ class Step:
         optimizer, scaler = self.optimizers[branch.name], self.scalers[branch.name]
         optimizer.zero_grad(set_to_none=True)
         losses = self._in_turn(partial(self._backward, branch), observations)
+        bad = self._checked(branch, losses)
         if branch.schedule.clip is not None:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(branch.params, branch.schedule.clip, foreach=True)
         scaler.step(optimizer)
         scaler.update()
-        return {
-            f"{branch.name}.{name}": combined(name, [part[name] for part in losses]) for name in losses[0]
-        }
+        metrics = {name: combined(name, [part[name] for part in losses]) for name in losses[0]}
+        if self._guard is not None and bad is not None:
+            self._guard.undo(branch.name, bad)
+            metrics[METRIC] = bad
+        return {f"{branch.name}.{name}": value for name, value in metrics.items()}
+
+    def _checked(self, branch: Branch, losses: Sequence[dict[str, Tensor]]) -> Tensor | None:
+        """Whether the guard will leave the update out, on the device; None without a guard."""
+        if self._guard is None:
+            return None
+        scaled = self.scalers[branch.name].is_enabled()
+        values = [part["loss"] for part in losses]
+        return self._guard.check(branch, values, self.optimizers[branch.name], scaled=scaled)
 
     def _in_turn(self, function: Callable[[Any], Result], parts: Sequence[Any]) -> list[Result]:
         """The results of a function; each part goes on from what that part of the batch before left."""
