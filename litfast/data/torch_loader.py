@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import traceback
@@ -129,6 +130,11 @@ class TorchLoader:
             else:
                 copy_into.target.copy_(target)
                 yield copy_into
+
+    def names(self, epoch: int, step: int) -> list[str]:
+        """What messages call the samples of batch `step`: the source's names, or "image 17"."""
+        index = self._draws(epoch=epoch).index.split(self.batch)[step].tolist()
+        return [f"image {i}" if isinstance(self._source, Images) else self._source.name(i) for i in index]
 
     def state(self) -> dict[str, Any]:
         """Nothing: epoch and step say all."""
@@ -272,7 +278,9 @@ def _next(batches: Iterator[_Raw | _Failed]) -> _Raw | _Failed | None:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-    got = "one that was killed (out of memory, or out of shared memory?)"
+        who = re.search(r"pid(?:\(s\))? ([\d, ]*\d)", str(error))
+    got = f"process {who[1]}" if who else "one"
+    got += " that was killed (out of memory, or out of shared memory?)"
     return _Failed(ChildProcessError, f"{WHO}: a worker must live until the epoch's end, got {got}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -96,14 +95,6 @@ class Sums:
         }
 
 
-def first_non_finite(series: Mapping[str, list[tuple[int, float]]]) -> tuple[int, str] | None:
-    """The earliest step whose loss is not finite, and its metric's name."""
-    bad = [
-        (step, name) for name, pairs in series.items() for step, value in pairs if not math.isfinite(value)
-    ]
-    return min(bad, default=None)
-
-
 class Clock:
     """Seconds of an epoch, and how many of them went by in waiting for the loader."""
 
@@ -163,6 +154,7 @@ class Journal:
         for name, value in row.items():
             if isinstance(value, float):
                 self._board.add_scalar(f"{phase}/{name}", value, step)
+        self._board.flush()  # by itself it would keep two minutes back, and a killed run would lose them
 
     def close(self) -> None:
         if self._file is not None:
