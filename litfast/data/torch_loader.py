@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 import traceback
@@ -278,9 +277,10 @@ def _next(batches: Iterator[_Raw | _Failed]) -> _Raw | _Failed | None:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        who = re.search(r"pid(?:\(s\))? ([\d, ]*\d)", str(error))
-    got = f"process {who[1]}" if who else "one"
-    got += " that was killed (out of memory, or out of shared memory?)"
+    except (ConnectionError, FileNotFoundError, EOFError):
+        pass  # what a batch comes through ends with its worker
+    dead = [f"process {worker.pid}" for worker in getattr(batches, "_workers", ()) if not worker.is_alive()]
+    got = f"{', '.join(dead) or 'one'} that was killed (out of memory, or out of shared memory?)"
     return _Failed(ChildProcessError, f"{WHO}: a worker must live until the epoch's end, got {got}")
 
 

@@ -12,6 +12,7 @@ import torch
 from litfast.engine import durable
 
 SEAL = b"litfast checkpoint, sha256 "  # stands behind what torch wrote, which torch itself does not mind
+ZIP_END = b"PK\x05\x06"  # 22 bytes before the end of what torch wrote
 TRAILER = len(SEAL) + hashlib.sha256().digest_size
 
 
@@ -44,10 +45,12 @@ def load(path: Path) -> dict[str, Any]:
     try:
         content = memoryview(path.read_bytes())
         body, trailer = content[:-TRAILER], content[-TRAILER:]
-        if trailer[: len(SEAL)] != SEAL:
+        if content[-22:-18] == ZIP_END:
             body = content  # older checkpoints have no seal
+        elif trailer[: len(SEAL)] != SEAL:
+            raise EOFError("a file that ends before its seal")
         elif trailer[len(SEAL) :] != hashlib.sha256(body).digest():
-            raise ValueError("another checksum than it was written with")
+            raise OSError("another checksum than it was written with")
         state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file may make torch raise anything
         raise ValueError(

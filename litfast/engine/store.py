@@ -117,9 +117,10 @@ class Store:
         ends = [] if self.folder is None else sorted(self.folder.glob("[0-9]*-*.pt"), key=_index)
         found: dict[str, Any] | None = None
         name, reached = "", 0  # how many phases have whole ends
-        while reached < len(ends) and (state := _whole(ends[reached], refused)) is not None:
-            found, name, reached = state, ends[reached].name, reached + 1
-        refused |= dict.fromkeys(ends[reached + 1 :], "")
+        for path in ends:
+            state = _orphaned(path, refused) if refused else _whole(path, refused)
+            if state is not None:
+                found, name, reached = state, path.name, _index(path) + 1
         for path in self._under_way():
             state = _whole(path, refused)
             if state is None:
@@ -128,12 +129,11 @@ class Store:
                 if found is None or _step(state) > _step(found):
                     found, name = state, path.name
                 break
-            refused[path] = ""
+            _orphaned(path, refused)
         if refused and found is None:
-            raise ValueError(next(why for why in refused.values() if why))
+            raise ValueError(f"{next(iter(refused.values()))} (there is none before it)")
         for path, why in refused.items():
             path.rename(path.with_name(f"{path.name}.aside"))
-            why = why or f"checkpoint: {path.name} must have a whole end of the phase before it, got none"
             self.notes.append(
                 f"{why}; {name}, at step {_step(found)}, is used, and {path.name}.aside keeps what was there"
             )
@@ -200,3 +200,7 @@ def _whole(path: Path, refused: dict[Path, str]) -> dict[str, Any] | None:
     except ValueError as error:
         refused[path] = str(error)
         return None
+
+
+def _orphaned(path: Path, refused: dict[Path, str]) -> None:
+    refused[path] = f"checkpoint: {path} must have a whole end of the phase before it, got none"

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 import litfast
-from litfast.data import TorchLoader, sets
+from litfast.data import TorchLoader
 from litfast.data.resident import ResidentLoader
+from litfast.data.sets.items import Items
 from litfast.engine import Report, checkpoint
 from litfast.phase import Phase
 
@@ -135,7 +136,7 @@ def test_a_killed_worker_is_named_and_the_run_resumes_to_the_bit(
     toy: nn.Module, phase: Toys, tmp_path: Path
 ) -> None:
     mark, out = tmp_path / "mark", tmp_path / "run"
-    samples = sets.Items(dataset=Deadly(mark))
+    samples = Items(dataset=Deadly(mark))
     words = {"batch": 16, "mean": (0.5,) * 3, "std": (0.5,) * 3, "train": True}
     data, safe = TorchLoader(samples, workers=1, **words), TorchLoader(samples, **words)
     start = {key: value.clone() for key, value in toy.state_dict().items()}

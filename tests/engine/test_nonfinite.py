@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import litfast
-from litfast.data import TorchLoader, sets
+from litfast.data import TorchLoader
 from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
+from litfast.data.sets.items import Items
 from litfast.engine import Report, checkpoint, nonfinite
 from litfast.engine.nonfinite import faults, without
 from litfast.engine.step import Step, prepared
@@ -147,7 +148,7 @@ def test_raise_names_the_sample_by_the_loaders_own_name(toy: nn.Module, phase: T
         def __getitem__(self, i: int) -> tuple[Tensor, int]:
             return torch.full((3, 8, 8), math.nan if i == 5 else 0.5), i % 4
 
-    samples = sets.Items(dataset=Pictures())
+    samples = Items(dataset=Pictures())
     data = TorchLoader(samples, batch=16, mean=(0.5,) * 3, std=(0.5,) * 3, train=True)
     with pytest.raises(
         FloatingPointError,
