@@ -20,7 +20,8 @@ from litfast.data.resident import ResidentLoader
 from litfast.data.sets.items import Items
 from litfast.engine import Report, checkpoint, nonfinite
 from litfast.engine.nonfinite import faults, without
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.phase import Branch, Losses, Phase, Schedule
 
 Toys = Callable[..., Phase]
