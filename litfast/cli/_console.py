@@ -14,6 +14,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import typer
 from rich.console import Console
 
+from litfast.engine import ranks
 from litfast.errors import first_line
 
 PIPE_WIDTH = 120  # where nobody watches there is no terminal to ask for its width
@@ -49,7 +50,8 @@ def usage() -> Iterator[None]:
 
 
 def fail(error: BaseException, code: int) -> NoReturn:
-    """One line on stderr, then out."""
+    """One line on stderr, of several ranks that of the first to fail, then out."""
+    err.quiet = not ranks.current().speaks()
     say(f"litfast: {first_line(error)}", err, "red")
     raise typer.Exit(code)
 
