@@ -19,10 +19,13 @@ from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
 from litfast.data.sets.items import Items
 from litfast.engine import Report, checkpoint, nonfinite
+from litfast.engine.graph import GraphStep
 from litfast.engine.nonfinite import faults, without
 from litfast.engine.prepare import prepared
 from litfast.engine.step import Step
 from litfast.phase import Branch, Losses, Phase, Schedule
+
+from .tape import TapeCapture
 
 Toys = Callable[..., Phase]
 CPU = torch.device("cpu")
@@ -217,3 +220,25 @@ def test_faults_are_read_off_the_losses_or_off_the_guard() -> None:
     assert without(guarded, [(2, "a")])["a.loss"] == [(1, 0.5)]
     assert "a.loss" not in without({"a.loss": [(2, 1.0)]}, [(2, "a")])
     assert nonfinite.hopeless({"a.loss": 1.0, "a.nonfinite": 0.5, "b.nonfinite": 1.0}) == "b"
+
+
+def test_a_replayed_step_skips_on_the_device(phase: Toys, data: ResidentLoader) -> None:
+    """The fifth batch is bad, so a replay sees what its capture did not."""
+
+    def replayed(graph: bool) -> tuple[dict[str, Tensor], list[float], list[str]]:
+        model, tape = Normed(), TapeCapture()
+        with prepared(made := phase(model), CPU):
+            step = Step(made, precision="fp32", device=CPU, on_nan="skip", captured=graph)
+            runner = GraphStep(step, tape, rows=9) if graph else step
+            found = []
+            for number in range(6):
+                batch = next(iter(data.batches(0)))
+                if number == 4:
+                    batch.images[0] = math.inf
+                found.append(float(runner(batch, step=number, progress=0.0)["toy.nonfinite"]))
+        return {key: value.clone() for key, value in model.state_dict().items()}, found, step.notes
+
+    (ours, bad, notes), (theirs, expected, _) = replayed(True), replayed(False)
+    assert notes == [] and bad == expected == [0, 0, 0, 0, 1, 0]
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-5, atol=1e-6)
