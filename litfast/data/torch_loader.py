@@ -288,11 +288,7 @@ def _next(batches: Iterator[_Raw | _Failed]) -> _Raw | _Failed | None:
 
 
 def _iterator(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's iterator, without torch's handler of SIGCHLD.
-
-    That raises wherever the main thread happens to be when a worker dies, within a training step as well;
-    without it the next batch does.
-    """
+    """The iterator without torch's handler of SIGCHLD: a dead worker shows at a batch, not amid a step."""
     if threading.current_thread() is not threading.main_thread():
         return iter(loader)
     before = signal.getsignal(signal.SIGCHLD)
