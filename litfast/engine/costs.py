@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class Cost:
     """Seconds for so many rows of a batch: fixed + per_row * rows."""
 
     fixed: float = 0.0
@@ -18,7 +18,7 @@ class Line:
         return self.fixed + self.per_row * rows
 
     @classmethod
-    def through(cls, points: Mapping[int, float]) -> Line:
+    def through(cls, points: Mapping[int, float]) -> Cost:
         """The least-squares line through seconds by rows; neither of its terms is negative."""
         count, rows, times = len(points), list(points), list(points.values())
         mean_rows, mean_times = sum(rows) / count, sum(times) / count
@@ -48,8 +48,8 @@ class SectionCost:
     """
 
     name: str
-    teacher: Line
-    student: Line
+    teacher: Cost
+    student: Cost
     ir_bytes: int
     gradient_bytes: int
 
@@ -59,9 +59,9 @@ class Costs:
     """All sections in the order of the forward pass, at a batch of `batch` rows; the stem and head beside."""
 
     batch: int
-    stem: Line
+    stem: Cost
     sections: tuple[SectionCost, ...]
-    head: Line
+    head: Cost
 
     def together(self) -> float:
         """Seconds of a step in one process: all of the teacher, then every section."""

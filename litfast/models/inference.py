@@ -62,6 +62,10 @@ class Observer(Protocol):
         """The IRs, S + 1 of them, and the logits [B, K] of a batch [B, ...]."""
         ...
 
+    def span(self, x: Tensor, first: int, last: int, ir: Tensor | None = None) -> list[Tensor]:
+        """irs[first] to irs[last + 1] alone; from irs[first] where `ir` gives it."""
+        ...
+
 
 class Inference:
     """`teacher.observe` for a teacher in eval mode, as a program that holds its own copies of the weights.
@@ -100,12 +104,28 @@ class Inference:
         """The IRs, S + 1 of them, and the logits [B, K] of a batch [B, ...]."""
         dtype = PRECISIONS[self.precision]
         with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-            # compiled code cannot ask; whoever compiles has run a step before
-            if not torch.compiler.is_compiling() and self._made_for != self._state(x):
-                with anew(self.teacher):
-                    self._make(x)
-            return self._run(x)
+            return self._run(self._ready(x))
+
+    @torch.no_grad()
+    def span(self, x: Tensor, first: int, last: int, ir: Tensor | None = None) -> list[Tensor]:
+        """irs[first] to irs[last + 1] alone; from irs[first] where `ir` gives it."""
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            stem, *sections, _ = self._parts
+            x = self._ready(x)
+            irs = [stem(x) if ir is None else ir]
+            for section in sections[0 if ir is None else first : last + 1]:
+                irs.append(section(irs[-1]))
+        return irs[first:] if ir is None else irs
+
+    def _ready(self, x: Tensor) -> Tensor:
+        """`x` as the program wants it, which is made for batches like it where there is none."""
+        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+        # compiled code cannot ask; whoever compiles has run a step before
+        if not torch.compiler.is_compiling() and self._made_for != self._state(x):
+            with anew(self.teacher):
+                self._make(x)
+        return x
 
     @property
     def sections(self) -> Sequence[nn.Module]:

@@ -9,10 +9,10 @@ from itertools import product
 
 import pytest
 
-from litfast.engine.costs import Costs, Line, Link, Network, SectionCost, block_seconds
+from litfast.engine.costs import Cost, Costs, Link, Network, SectionCost, block_seconds
 from litfast.engine.placement import Placement, place
 
-NONE = Line()
+NONE = Cost()
 
 
 def costs(
@@ -22,8 +22,8 @@ def costs(
     sections = [
         SectionCost(
             name=f"s{i}" if own else "",
-            teacher=Line(per_row=taught / batch),
-            student=Line(fixed=fixed, per_row=own / batch) if own else NONE,
+            teacher=Cost(per_row=taught / batch),
+            student=Cost(fixed=fixed, per_row=own / batch) if own else NONE,
             ir_bytes=size,
             gradient_bytes=size,
         )
@@ -142,7 +142,7 @@ def test_a_placement_survives_json() -> None:
 def test_a_line_through_times_has_no_negative_term(
     points: dict[int, float], fixed: float, per_row: float
 ) -> None:
-    assert Line.through(points) == Line(fixed=pytest.approx(fixed), per_row=pytest.approx(per_row))
+    assert Cost.through(points) == Cost(fixed=pytest.approx(fixed), per_row=pytest.approx(per_row))
 
 
 def test_one_process_runs_everything_once() -> None:
