@@ -174,8 +174,8 @@ class Line:
     Args:
         count: sections.
         of: the section, from 0, whose input and output a branch reads, by the branch's name.
-        run: (batch, first, last, ir) -> an observation for the branches of sections `first` to `last`; `ir` is
-            the input of section `first`, or None: the batch, and all that comes before is run as well.
+        run: (batch, first, last, ir) -> an observation for the branches of sections `first` to `last`; `ir`
+            is the input of section `first`, or None: the batch, and all that comes before is run as well.
         output: (observation, i) -> what section i gave, the input of the next one.
     """
 

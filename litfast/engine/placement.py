@@ -37,8 +37,8 @@ class Placement:
         relay: each block receives the teacher's IR from the one before; else it runs the teacher from the
             start, and nothing is sent.
         seconds: a step's on each block, predicted.
-        exact: no other placement of this kind is faster by the cost model; else only those were tried in which
-            neighbours share a rank.
+        exact: no other placement of this kind is faster by the cost model; else only those were tried in
+            which neighbours share a rank.
     """
 
     blocks: tuple[Block, ...]
@@ -85,9 +85,10 @@ def place(
     """Share sections out over at most `world` ranks, so that the slowest block is as fast as can be.
 
     The step's time is one of finitely many block times. The smallest one is searched for which the sections
-    can be covered by blocks that are no slower and need no more than `world` ranks; fewer are taken where more
-    would not help. Without relay any sections may share a rank: exact for up to MOST_FREE of them, by dynamic
-    programming over subsets. Beyond that, and with relay, blocks are of neighbours: exact among these.
+    can be covered by blocks that are no slower and need no more than `world` ranks; fewer are taken where
+    more would not help. Without relay any sections may share a rank: exact for up to MOST_FREE of them, by
+    dynamic programming over subsets. Beyond that, and with relay, blocks are of neighbours: exact among
+    these.
 
     Args:
         costs: measured, or made up.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
@@ -115,7 +115,7 @@ def test_more_ranks_are_never_slower_up_to_a_thousand() -> None:
     given = costs([1] * 12, [2] * 12, batch=128, fixed=1e-3)
     for relay in (False, True):
         steps = [place(given, 2**n, relay=relay, split=True).step for n in range(11)]
-        assert all(later <= before * (1 + 1e-9) for before, later in zip(steps, steps[1:], strict=False))
+        assert all(later <= before * (1 + 1e-9) for before, later in pairwise(steps))
         assert steps[-1] < steps[0] / 50
 
 
