@@ -127,6 +127,10 @@ class Experiment:
             raise ValueError("recipe: patience must come with validation samples, got none (data.val)")
         return plans
 
+    def shareable(self) -> Iterator[Phase]:
+        """The phases whose sections several ranks can share out, on copies of the models."""
+        return (phase for phase in self._copied().phases() if phase.line is not None)
+
     def choose(self) -> tuple[Experiment, str]:
         """This experiment with engine.mode and engine.branches settled, and one line of what was measured."""
         engine = self.config.engine

@@ -18,7 +18,7 @@ from litfast import build, config
 from litfast.bench import plan as planning
 from litfast.bench import record
 from litfast.bench.stats import milliseconds
-from litfast.cli import _console, _measuring
+from litfast.cli import _console, _measuring, _sharing
 from litfast.cli._contenders import IMAGE, LENGTH, input_of
 from litfast.engine.rundir import RunDirectory
 from litfast.models import MODELS, create
@@ -37,14 +37,28 @@ FAMILIES = {  # shipped recipes: for a teacher that has weights, and one that tr
 
 @_console.command
 def plan(
-    teacher: Annotated[str, typer.Argument(help=f"A model's name, of {', '.join(FAMILIES)}.")],
+    teacher: Annotated[
+        str, typer.Argument(help=f"A model's name, of {', '.join(FAMILIES)}; or a recipe, with --ranks.")
+    ],
     target: Annotated[
         float | None, typer.Option("--target-latency-ms", help="Latency that the student may take.")
     ] = None,
     times: Annotated[
         float | None, typer.Option("--speedup", help="How many times faster than the teacher it should be.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Batch size that the target is of.")] = 1,
+    ranks: Annotated[
+        int | None, typer.Option(help="Plan up to so many ranks that train sections in parallel instead.")
+    ] = None,
+    per_machine: Annotated[int, typer.Option(help="Ranks that share a machine.")] = 8,
+    inside: Annotated[
+        str, typer.Option(metavar="GB/s,US", help="Bandwidth and latency between ranks of one machine.")
+    ] = "2,100",
+    between: Annotated[
+        str, typer.Option(metavar="GB/s,US", help="The same of a job of several machines.")
+    ] = "1.25,100",
+    batch: Annotated[
+        int | None, typer.Option(help="Batch size. Default: 1; with --ranks the recipe's, or 128.")
+    ] = None,
     image: Annotated[str, typer.Option(help="Shape CxHxW of an image.")] = IMAGE,
     length: Annotated[int, typer.Option(help="Characters of a text.")] = LENGTH,
     classes: Annotated[int, typer.Option(help="Classes of the data; of a generator its domains.")] = 10,
@@ -81,13 +95,25 @@ def plan(
         litfast plan vdcnn29 --target-latency-ms 15 --length 1014 --classes 5 --threads 1
 
         litfast plan stargan6 --speedup 1.5 --image 3x128x128 --classes 5 --out stargan.toml
+
+        litfast plan resnet56 --ranks 8 --threads 1            sections on up to 8 ranks: who trains what
+
+        litfast plan my.toml --ranks 1024 --per-machine 8 --between 25,20
     """
     file = out or RUNS / f"{teacher}-plan.toml"
     with _console.usage():
-        planning.check_target(target, times)
         shape = _console.numbers("plan: --image", image, "x")
         if len(shape) != 3:
             raise ValueError(f"plan: --image must be CxHxW, got {image!r}")
+        cell: dict[str, Any] = {"precision": precision, "device": device, "threads": threads}
+        if ranks is not None:
+            links = _sharing.network(per_machine, inside, between)
+            sizes = {"batch": batch, "image": shape, "length": length, "classes": classes}
+            _sharing.show(
+                teacher, ranks=ranks, network=links, sets=sets or [], as_json=as_json, **sizes, **cell
+            )
+            return
+        planning.check_target(target, times)
         settings, said = _settings(teacher, weights, recipe, sets or [])
         _check_file(file)
     place = build.device(device)
@@ -106,7 +132,7 @@ def plan(
         input=read,
         target_ms=target,
         times=times,
-        batch=batch,
+        batch=batch or 1,
         mode=mode,
         precision=precision,
         seconds=seconds,
