@@ -14,6 +14,8 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import typer
 from rich.console import Console
 
+from litfast.engine import ranks
+
 PIPE_WIDTH = 120  # where nobody watches there is no terminal to ask for its width
 out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
@@ -47,7 +49,8 @@ def usage() -> Iterator[None]:
 
 
 def fail(error: BaseException, code: int) -> NoReturn:
-    """One line on stderr, then out."""
+    """One line on stderr, of several ranks that of the first to fail, then out."""
+    err.quiet = not ranks.current().speaks()
     say(f"litfast: {error}", err, "red")
     raise typer.Exit(code)
 

@@ -161,6 +161,8 @@ class EngineConfig:
     `mode` is eager, compile, graph or compile-graph, `branches` serial or parallel: "auto" measures them.
     `accumulate` parts of the batch go through the models one by one before the update: less memory, the same
     step. `ema` is the decay of an average of the weights (none without it), as `litfast.train` describes it.
+    `distributed` is what several ranks (torchrun) share out: the "data", or the "sections"; the batch is that
+    of all together. `sync_batch_norm` normalises by the batch of all ranks, else each by its own.
     """
 
     device: str = "auto"
@@ -174,6 +176,8 @@ class EngineConfig:
     deterministic: bool = False
     keep: str = "last"
     log_every: int = 20
+    distributed: str = "data"
+    sync_batch_norm: bool = True
 
     def __post_init__(self) -> None:
         for key in ("precision", "teacher_precision"):
@@ -181,6 +185,7 @@ class EngineConfig:
         _choice("engine.mode", self.mode, ("auto", "eager", "compile", "graph", "compile-graph"))
         _choice("engine.branches", self.branches, ("auto", "serial", "parallel"))
         _choice("engine.keep", self.keep, ("last", "best"))
+        _choice("engine.distributed", self.distributed, ("data", "sections"))
         for key in ("log_every", "accumulate"):
             if getattr(self, key) < 1:
                 raise ValueError(f"recipe: engine.{key} must be 1 or more, got {getattr(self, key)}")

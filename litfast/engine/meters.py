@@ -12,6 +12,8 @@ from typing import IO, Any, TypeVar
 import torch
 from torch import Tensor
 
+from litfast.engine.ranks import ALONE, Ranks
+
 T = TypeVar("T")
 
 
@@ -24,12 +26,14 @@ class Window:
     def add(self, step: int, metrics: dict[str, Tensor]) -> None:
         self._steps.append((step, metrics))
 
-    def read(self) -> dict[str, list[tuple[int, float]]]:
-        """Every metric's (step, value) pairs, fetched in one copy, and an empty window."""
+    def read(self, ranks: Ranks = ALONE) -> dict[str, list[tuple[int, float]]]:
+        """Every metric's (step, value) pairs, the means over ranks, fetched in one copy; an empty window."""
         keys = [(step, name) for step, metrics in self._steps for name in metrics]
         values = [value.double() for _, metrics in self._steps for value in metrics.values()]
         self._steps = []
-        numbers = torch.stack(values).tolist() if values else []
+        row = torch.stack(values) if values else torch.empty(0)
+        ranks.mean([row])
+        numbers = row.tolist()
         series: dict[str, list[tuple[int, float]]] = {}
         for (step, name), number in zip(keys, numbers, strict=True):
             series.setdefault(name, []).append((step, number))

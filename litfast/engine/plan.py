@@ -11,7 +11,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from litfast.data.loader import Loader
 from litfast.engine import optim
-from litfast.engine.step import autocast, parts, prepared
+from litfast.engine.parts import parts
+from litfast.engine.prepare import prepared
+from litfast.engine.step import autocast
 from litfast.phase import Branch, Phase, Schedule
 
 STATES = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 2}  # tensors an optimizer keeps for a parameter

@@ -42,10 +42,14 @@ class Progress:
 
 
 class Store:
-    """The checkpoints of one run; with `out=None` nothing is kept and nothing is found."""
+    """The checkpoints of one run; with `out=None` nothing is kept and nothing is found.
 
-    def __init__(self, out: Path | None) -> None:
+    Of several ranks all read and the first one writes.
+    """
+
+    def __init__(self, out: Path | None, *, writes: bool = True) -> None:
         self.folder = None if out is None else out / "checkpoints"
+        self._writes = writes and out is not None
 
     @property
     def is_empty(self) -> bool:
@@ -58,22 +62,22 @@ class Store:
         step: Step,
         best: Weights | None,
         journal: int,
-        data: dict[str, Any],
+        ranks: list[dict[str, Any]],
     ) -> None:
-        """A phase under way, in place of the checkpoint before; `data` is the loader's state."""
+        """A phase under way, in place of the checkpoint before; `ranks` is what each has for itself."""
         if self.folder is not None:
             state = {
                 **_state(at, phase, journal),
-                "step": step.state(),
+                "step": step.state(),  # of all ranks
                 "best": best,
-                "data": data,
-                "rng": torch.get_rng_state(),
+                "ranks": ranks,
             }
-            checkpoint.save(self.folder / "last.pt", state)
+            if self._writes:
+                checkpoint.save(self.folder / "last.pt", state)
 
     def finish(self, at: Progress, phase: Phase, journal: int) -> None:
         """The end of a phase."""
-        if self.folder is not None:
+        if self.folder is not None and self._writes:
             checkpoint.save(self.end(at.index, at.phase), _state(at, phase, journal))
             (self.folder / "last.pt").unlink(missing_ok=True)
 
@@ -104,7 +108,7 @@ class Store:
         return Progress(**state["progress"])
 
     def restore(self, phase: Phase, step: Step, state: dict[str, Any]) -> tuple[Progress, Weights | None]:
-        """Load a phase under way: model, optimizers, random state."""
+        """Load a phase under way: model and optimizers."""
         assert self.folder is not None
         at = Progress(**state["progress"])
         if at.phase != phase.name:
@@ -113,7 +117,6 @@ class Store:
             )
         _load_model(phase, state, self.folder / "last.pt")
         step.load_state(state["step"])
-        torch.set_rng_state(state["rng"])
         return at, state["best"]
 
 

@@ -17,8 +17,9 @@ from litfast.data.resident import ResidentLoader
 from litfast.engine import evaluate, optim
 from litfast.engine.graph import GraphStep
 from litfast.engine.plan import plan
+from litfast.engine.prepare import prepared
 from litfast.engine.snapshot import Snapshot
-from litfast.engine.step import Step, prepared
+from litfast.engine.step import Step
 from litfast.phase import Branch, Phase, Schedule
 
 from .tape import TapeCapture

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import litfast
-from litfast.engine.train import SPEEDS
+from litfast.engine.loop import SPEEDS
 
 SCRIPT = Path(__file__).with_name("killed.py")
 

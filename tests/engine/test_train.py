@@ -14,9 +14,8 @@ from torch.nn.functional import cross_entropy
 import litfast
 from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
-from litfast.engine import Evaluation, Report, evaluate
-from litfast.engine import train as train_module_function
-from litfast.engine.train import SPEEDS
+from litfast.engine import Evaluation, Report, evaluate, loop
+from litfast.engine.loop import SPEEDS
 from litfast.phase import Losses, Phase
 
 Toys = Callable[..., Phase]
@@ -194,7 +193,7 @@ def test_keep_best_ends_each_phase_with_the_weights_of_its_best_epoch(
         weights.append(toy.linear.weight.clone())
         return Evaluation(accuracy=next(accuracies), loss=0.0, samples=32)
 
-    monkeypatch.setitem(train_module_function.__globals__, "evaluate", scripted)
+    monkeypatch.setattr(loop, "evaluate", scripted)
     last = reports_of([phase(toy, epochs=4)], data, val, keep="best")[-1]
     assert torch.equal(toy.linear.weight, weights[1])  # of two equals the first
     assert not torch.equal(weights[1], weights[3])
@@ -210,7 +209,7 @@ def test_keep_last_ends_with_the_last_weights(
         weights.append(toy.linear.weight.clone())
         return Evaluation(accuracy=next(accuracies), loss=0.0, samples=32)
 
-    monkeypatch.setitem(train_module_function.__globals__, "evaluate", scripted)
+    monkeypatch.setattr(loop, "evaluate", scripted)
     last = reports_of([phase(toy)], data, val)[-1]
     assert torch.equal(toy.linear.weight, weights[1])
     assert (last.best_accuracy, last.val.accuracy) == (90.0, 50.0)
