@@ -12,8 +12,8 @@ import torch
 from litfast.data.loader import Batch
 from litfast.engine.costs import Costs, Network
 from litfast.engine.placement import Placement, place
-from litfast.engine.step import Step, prepared
 from litfast.engine.section_times import measure
+from litfast.engine.step import Step, prepared
 from litfast.phase import Phase
 
 MOST = 1024  # ranks

@@ -62,15 +62,15 @@ class Data:
     labelled: bool = True
     counts: Tensor | None = None
 
-    def loader(self, split: str) -> Loader | None:
+    def loader(self, split: str, *, whole: bool = False) -> Loader | None:
         """A loader over "train" (shuffled, augmented), "val" or "test"; None where there is no such split.
 
-        Several ranks have a shard each of the first two. The first one tests alone.
+        Several ranks have a shard each of the first two, or every one the `whole`. The first one tests alone.
         """
         samples = self.splits[split]
         if samples is None:
             return None
-        return self.serve(samples, train=split == "train", shared=split != "test")
+        return self.serve(samples, train=split == "train", shared=split != "test" and not whole)
 
     def size(self, split: str) -> int:
         """How many images, texts or words a split holds."""

@@ -155,6 +155,8 @@ class Experiment:
     def _ways(self) -> list[auto.Way]:
         engine = self.config.engine
         found = auto.ways(engine.mode, engine.branches, torch.device(engine.device))
+        if self.ranks.world > 1 and engine.mode == "auto" and engine.distributed == "sections":
+            return [auto.EAGER]
         if self.ranks.world > 1 and engine.mode == "auto":
             return [way for way in found if not modes.captures(way[0])]  # see `modes.make`
         return found
@@ -215,7 +217,8 @@ def experiment(config: Config, ranks: Ranks = ALONE) -> Experiment:
     critic = models.discriminator(config, found)  # before the students: it is the same whatever they are
     students = models.students(config, found)
     models.check_models(config, found, teacher, students)
-    train, test = found.loader("train"), judging(found, "test", teacher)
+    whole = config.engine.distributed == "sections"
+    train, test = found.loader("train", whole=whole), judging(found, "test", teacher)
     assert train is not None and test is not None
     return Experiment(
         config=config,

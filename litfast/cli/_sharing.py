@@ -46,7 +46,7 @@ def show(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Measure the sections of a recipe, or of a teacher and a student of a third of its blocks; print the plan."""
+    """Measure the sections of a recipe, or of a teacher and a student with a third of its blocks; print all."""
     torch.set_num_threads(threads or torch.get_num_threads())
     place = torch.device(build.device(device))
     with _console.usage():
@@ -122,7 +122,7 @@ def _names(phase: Phase) -> list[str]:
 
 def _costs(document: dict[str, Any]) -> Table:
     """A line a section, at the whole batch."""
-    table = Table(title=f"sections of {document['model']} at batch {document['batch']}, ms")
+    table = Table(title=f"ms at batch {document['batch']}")
     for column in ("section", "teacher", "student"):
         table.add_column(column, justify="left" if column == "section" else "right")
     costs, batch = document["costs"], document["batch"]

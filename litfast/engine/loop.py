@@ -13,13 +13,14 @@ import torch
 
 from litfast.carried import reset
 from litfast.data.loader import Loader
-from litfast.engine import modes
+from litfast.engine import modes, sections
 from litfast.engine.evaluate import Evaluation, evaluate
 from litfast.engine.meters import Clock, Journal, Sums, Window, first_non_finite
 from litfast.engine.patience import exhausted, updated, validation_losses
 from litfast.engine.prepare import prepared
 from litfast.engine.ranks import Ranks
 from litfast.engine.report import Report
+from litfast.engine.shared import SharedStep
 from litfast.engine.step import Runner, Step
 from litfast.engine.store import Progress, Store, Weights
 from litfast.phase import Phase
@@ -50,6 +51,8 @@ class Loop:
     step: dict[str, Any]  # options of the step and of how it is run
     store: Store
     ranks: Ranks
+    sections: dict[str, bool] | None = None  # how ranks share out sections (see `sections.make`), if they do
+    placement: dict[str, Any] | None = None
     journal: Journal = field(default_factory=lambda: Journal(None))
     best_weights: Weights | None = None
     notes: list[str] = field(default_factory=list)
@@ -72,7 +75,7 @@ class Loop:
                         yield self._report("phase", phase, at, restored=True)
                         continue
                     modes.check(self.step["mode"], self.step["branches"], device)
-                    step, runner = modes.make(phase, device, ranks=self.ranks, **self.step)
+                    step, runner = self._make(phase, device, at, newest)
                     self.ranks.broadcast(phase.model.state_dict().values())
                     torch.manual_seed(self.seed + at.index + SEEDS * self.ranks.rank)
                     self.best_weights = None
@@ -84,12 +87,32 @@ class Loop:
         finally:
             self.journal.close()
 
+    def _make(
+        self, phase: Phase, device: torch.device, at: Progress, newest: dict[str, Any] | None
+    ) -> tuple[Step, Runner]:
+        if self.sections is None or self.ranks.world == 1:
+            return modes.make(phase, device, ranks=self.ranks, **self.step)
+        before = (newest or {}).get("ranks", [])
+        same = len(before) == self.ranks.world and newest["progress"]["index"] == at.index
+        kept = before[0].get("placement") if same else None
+        step, runner = sections.make(
+            phase,
+            device,
+            ranks=self.ranks,
+            batch=lambda: next(iter(self.data.batches(at.first_epoch))),
+            kept=kept,
+            **self.sections,
+            **self.step,
+        )
+        self.placement = runner.placement.json() if isinstance(runner, SharedStep) else None
+        return step, runner
+
     def _phase(self, phase: Phase, at: Progress, step: Step, runner: Runner) -> Iterator[Report]:
         _check_patience(phase, self.val)
         while at.epoch < phase.epochs and step.active:
             yield from self._epoch(phase, at, step, runner)
             at.epoch, at.step = at.epoch + 1, 0
-            step.settle()
+            _settle(step, runner)
             found = self._validate(phase, at, step)
             means = {**Sums(at.sums).means(self.data.batch), **found}
             report = self._report("epoch", phase, at, means)
@@ -108,7 +131,8 @@ class Loop:
         """The rest of epoch `at.epoch` from step `at.step`; closing the generator saves a checkpoint."""
         if at.step == 0:  # a text begins anew
             reset(phase.model, *phase.frozen)
-        window, clock = Window(), Clock(self.data.batch * self.ranks.world)
+        shares = self.ranks.world if self.sections is None else 1  # of a batch that loaders give
+        window, clock = Window(), Clock(self.data.batch * shares)
         place = getattr(runner, "inputs", None)  # of a captured step
         batches = self.data.batches(at.first_epoch + at.epoch, at.step, copy_into=place)
         for batch in clock.timed(batches):
@@ -127,7 +151,7 @@ class Loop:
                 yield self._report("step", phase, at, {**means, **speed})
             except GeneratorExit:
                 if self.ranks.whole:  # else none can say where all of them stand
-                    step.settle()
+                    _settle(step, runner)
                     self._read(window, phase, at)
                     self._save(phase, at, step)
                 raise
@@ -210,7 +234,8 @@ class Loop:
         self.journal.write(at.global_step, row)
 
     def _save(self, phase: Phase, at: Progress, step: Step) -> None:
-        every = self.ranks.gather({"data": self.data.state(), "rng": torch.get_rng_state()})
+        own = {"data": self.data.state(), "rng": torch.get_rng_state(), "placement": self.placement}
+        every = self.ranks.gather(own)
         self.store.save(at, phase, step, self.best_weights, self.journal.offset, every)
 
     def _restore_own(self, saved: dict[str, Any]) -> None:
@@ -220,6 +245,11 @@ class Loop:
             torch.set_rng_state(every[self.ranks.rank]["rng"])
         if len(every) == self.ranks.world:
             self.data.load_state(every[self.ranks.rank].get("data", {}))
+
+
+def _settle(step: Step, runner: Runner) -> None:
+    """Give all ranks the same model and optimizers, whatever each of them had to do."""
+    (runner if isinstance(runner, SharedStep) else step).settle()
 
 
 def _check_patience(phase: Phase, val: Loader | None) -> None:

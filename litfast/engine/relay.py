@@ -61,9 +61,12 @@ class Relay:
         self._outbox.reverse()
         self._sent.reverse()
 
-    def close(self) -> None:
-        """End it, on all ranks after as many steps: what the next ranks still expect is sent, and dropped."""
-        if self._outbox and any(self._sent):
+    def drain(self) -> None:
+        """Have no message under way, on all ranks after as many steps; it can go on afterwards.
+
+        What the next ranks expect already is sent to them, and dropped there.
+        """
+        if any(self._sent):
             self.send(self._outbox[0].clone())
         self._wait([*self._expected, *(work for works in self._sent for work in works)])
         self._expected, self._sent = [], [[] for _ in self._outbox]

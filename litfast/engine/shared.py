@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from litfast.carried import carried
 from litfast.data.loader import Batch
 from litfast.engine import optim
 from litfast.engine.placement import Block, Placement
-from litfast.engine.ranks import Ranks
+from litfast.engine.ranks import ALONE, Ranks
 from litfast.engine.relay import Relay, Route
 from litfast.engine.step import Step
 from litfast.phase import Branch
@@ -24,12 +25,14 @@ class SharedStep:
     to its last one, and trains its own sections; ranks that share a block each take some of the rows, and the
     mean of their gradients. The rest of the model goes stale until `settle`.
 
+    Metrics are filled up for the mean over all ranks, which then is that of the whole batch.
+
     Without shared blocks, noise and dropout the weights are those of one process at the same thread count,
     to the bit. Ranks of one block differ from that in rounding and in batch norm, which sees the rows of its
     rank.
 
     Args:
-        step: of a phase with a `line`, eager.
+        step: of a phase with a `line`, eager; its `ranks` are `sharers(placement, ranks)`.
         placement: of its sections; the same on every rank.
         ranks: all of the job.
 
@@ -47,27 +50,32 @@ class SharedStep:
         self._step, self._line, self._ranks = step, line, ranks
         self.placement = placement
         self.block = placement.block(ranks.rank)
-        groups = [ranks.among(block.ranks) for block in placement.blocks if len(block.ranks) > 1]
-        self._group = next((group for group in groups if group.world > 1), None)
         self._mine = {b.name for b in step.phase.branches if self._owner(b) is self.block}
         self._relay: Relay | None = None
-        step.group = self._group
+        self._metrics: dict[str, list[str]] = {}  # of every branch
         step.wrap(lambda function: self._observe if function is step.phase.observe else function)
 
     def __call__(self, batch: Batch, *, step: int, progress: float) -> dict[str, Tensor]:
-        """This rank's part of a step; the metrics of its own branches."""
+        """This rank's part of a step."""
         due = [branch for branch in self._step.due(step) if branch.name in self._mine]
-        if self.block is None or not (due or self.placement.relay):
-            return {}
-        self._step.set_lr(due, progress)
-        return self._step.compute(_rows(batch, self.block.rows(self._ranks.rank, len(batch.target))), due)
+        metrics: dict[str, Tensor] = {}
+        if self.block is not None and (due or self.placement.relay):
+            self._step.set_lr(due, progress)
+            rows = self.block.rows(self._ranks.rank, len(batch.target))
+            metrics = self._step.compute(rows_of(batch, rows), due)
+        return self._filled(metrics)
 
     def settle(self) -> None:
-        """Give every rank all sections: weights, statistics, averages, optimizers' state and loss scales."""
+        """Give every rank all sections: weights, statistics, averages, optimizers' state and loss scales.
+
+        On all ranks after as many steps.
+        """
+        if self._relay is not None:
+            self._relay.drain()
         for block in self.placement.blocks:
             weights, others = self._tensors(block)
-            if self.block is block and self._group is not None:
-                self._group.mean(tensor for tensor in others if tensor.is_floating_point())
+            if self.block is block:
+                self._step.ranks.mean(tensor for tensor in others if tensor.is_floating_point())
             self._ranks.broadcast([*weights, *others], source=block.ranks[0])
         first = self.block is not None and self.block.ranks[0] == self._ranks.rank
         for states in self._ranks.gather(self._optimizers() if first else {}):
@@ -75,12 +83,6 @@ class SharedStep:
                 if name not in self._mine:
                     optim.load(self._step.optimizers[name], optimizer)
                     self._step.scalers[name].load_state_dict(scaler)
-
-    def close(self) -> None:
-        """End the relay, on all ranks after as many steps."""
-        if self._relay is not None:
-            self._relay.close()
-            self._relay = None
 
     def _observe(self, batch: Batch) -> Any:
         """What this rank's branches read."""
@@ -95,6 +97,23 @@ class SharedStep:
         if block is not self.placement.blocks[-1]:
             self._relay.send(line.output(seen, last))
         return seen
+
+    def _filled(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every active branch's metrics, such that their mean over all ranks is right: zeros for the others'.
+
+        Counts add up over the rows of a block's ranks, all else is a mean over them.
+        """
+        if not self._metrics:
+            own = {b: [name for name in metrics if name.startswith(f"{b}.")] for b in sorted(self._mine)}
+            for found in self._ranks.gather(own):
+                self._metrics |= found
+        world = self._ranks.world
+        zero = torch.zeros((), dtype=torch.float64, device=self._step.device)
+        filled = {}
+        for name in (name for branch in self._step.active for name in self._metrics.get(branch.name, [])):
+            factor = world if name.endswith(".correct") else world / self._step.ranks.world
+            filled[name] = metrics[name].double() * factor if name in metrics else zero
+        return filled
 
     def _connect(self, seen: Any, rows: int) -> Relay:
         """The relay between the blocks around this rank's, for tensors as they were `seen`."""
@@ -138,7 +157,15 @@ class SharedStep:
         }
 
 
-def _rows(batch: Batch, rows: slice) -> Batch:
+def sharers(placement: Placement, ranks: Ranks) -> Ranks:
+    """Those that share this rank's block; to be called by all."""
+    found = [ranks.among(block.ranks) for block in placement.blocks]
+    own = [group for block, group in zip(placement.blocks, found, strict=True) if ranks.rank in block.ranks]
+    return own[0] if own else ALONE
+
+
+def rows_of(batch: Batch, rows: slice) -> Batch:
+    """Some rows of a batch, as views."""
     return Batch(*(tensor[rows] for tensor in batch))
 
 

@@ -1,10 +1,12 @@
-"""One rank of test_shared.py: shares out steps in several ways and compares them with those of one process."""
+"""One rank of test_shared.py: shared steps and runs, compared with those of one process."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 import litfast
+from litfast.data import sets
 from litfast.data.loader import Batch
+from litfast.data.resident import ResidentLoader
+from litfast.engine import checkpoint
 from litfast.engine import ranks as all_ranks
 from litfast.engine.placement import Block, Placement
-from litfast.engine.ranks import Ranks
-from litfast.engine.shared import SharedStep
-from litfast.engine.step import Step, prepared
-from litfast.models import SectionedModel
+from litfast.engine.prepare import prepared
+from litfast.engine.ranks import ALONE, RankLost, Ranks
+from litfast.engine.shared import SharedStep, sharers
+from litfast.engine.step import Step
 from litfast.models.inference import Inference
 from litfast.phase import Phase, Schedule
 
@@ -56,36 +61,34 @@ class Net(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def phase(*, norms: bool, folded: bool) -> Phase:
-    """Independent sections, the same ones at every call."""
+def lit(*, norms: bool, folded: bool) -> Iterator[Phase]:
+    """Independent sections and a fine-tuning, the same ones at every call."""
     torch.manual_seed(0)
     teacher, student = (litfast.sectioned(Net(depth, norms=norms), SECTIONS) for depth in (2, 1))
     schedule = Schedule(epochs=2, lr=0.1)
     options: dict[str, Any] = {"beta": 0.0, "bn_stats": "ir", "sections": schedule, "finetune": schedule}
-    observer = Inference(teacher) if folded else None
-    return next(iter(litfast.methods.lit(teacher, student, observer=observer, **options)))
+    return litfast.methods.lit(teacher, student, observer=Inference(teacher) if folded else None, **options)
 
 
-def run(name: str, ranks: Ranks, *, alone: bool) -> dict[str, Tensor]:
+def steps(name: str, ranks: Ranks, *, alone: bool) -> dict[str, Tensor]:
     """Weights, statistics, averages and momenta after some steps, and the metrics of the last."""
-    world, relay, norms, blocks = CASES[name]
-    made = phase(norms=norms, folded=relay)
-    with prepared(made, CPU):
-        step = Step(made, precision="fp32", device=CPU, ema=0.9)
-        found = [Block(sections=sections, ranks=members) for sections, members in blocks]
-        placement = Placement(blocks=tuple(found), relay=relay, seconds=(1.0,) * len(found), exact=True)
-        runner = None if alone else SharedStep(step, placement, ranks)
-        metrics: dict[str, Tensor] = {}
+    _, relay, norms, blocks = CASES[name]
+    phase = next(lit(norms=norms, folded=relay))
+    found = [Block(sections=sections, ranks=members) for sections, members in blocks]
+    placement = Placement(blocks=tuple(found), relay=relay, seconds=(1.0,) * len(found), exact=True)
+    group = ALONE if alone else sharers(placement, ranks)
+    with prepared(phase, CPU):
+        step = Step(phase, precision="fp32", device=CPU, ema=0.9, ranks=group)
+        shared = None if alone else SharedStep(step, placement, ranks)
         for at in range(STEPS):
             torch.manual_seed(at)
             batch = Batch(torch.randn(BATCH, 3, 6, 6), torch.randint(4, (BATCH,)))
-            metrics = (runner or step)(batch, step=at, progress=at / STEPS)
-            if runner is not None and at == 1:
-                runner.settle()  # in the midst of it, with messages under way
-        if runner is not None:
-            runner.close()
-            runner.settle()
-            metrics = {key: value for own in ranks.gather(metrics) for key, value in own.items()}
+            metrics = (shared or step)(batch, step=at, progress=at / STEPS)
+            if shared is not None and at > 0:
+                shared.settle()  # in the midst of it, with messages under way
+        metrics = {name: value.double().clone() for name, value in metrics.items()}
+        if shared is not None:
+            ranks.mean(metrics.values())
         momenta = {
             f"momentum {branch} {key}": slots["momentum_buffer"]
             for branch, optimizer in step.optimizers.items()
@@ -93,36 +96,101 @@ def run(name: str, ranks: Ranks, *, alone: bool) -> dict[str, Tensor]:
         }
         assert step.average is not None
         averages = {f"average {key}": value for key, value in step.average.state().items()}
-        return dict(made.model.state_dict()) | averages | momenta | metrics
+        return dict(phase.model.state_dict()) | averages | momenta | metrics
 
 
-def check(ranks: Ranks) -> None:
+def check_steps(ranks: Ranks) -> None:
     """Every case of this number of ranks, on all of its ranks."""
-    for name, (world, _, norms, _) in CASES.items():
-        if world == ranks.world:
-            ours, one = run(name, ranks, alone=False), run(name, ranks, alone=True)
-            assert set(ours) == set(one), name
-            for key, value in one.items():
-                if norms:
-                    assert torch.equal(ours[key], value), f"{name}: {key}"
-                else:
-                    torch.testing.assert_close(ours[key], value, rtol=1e-5, atol=1e-6, msg=f"{name}: {key}")
+    for name, (world, *_, blocks) in CASES.items():
+        if world != ranks.world:
+            continue
+        ours, one = steps(name, ranks, alone=False), steps(name, ranks, alone=True)
+        assert set(ours) == set(one), name
+        for key, value in one.items():
+            if all(len(members) == 1 for _, members in blocks):
+                assert torch.equal(ours[key], value), f"{name}: {key}"
+            else:
+                torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-5, msg=f"{name}: {key}")
 
 
-def start(world: int, port: int, *words: str) -> list[subprocess.Popen[str]]:
+def train(out: Path, *, stop: int = 0, kill: int = 0, **options: Any) -> None:
+    """A whole run on whatever ranks there are; ended by closing it, or by its rank's death, at a step."""
+    images = sets.load("synthetic", size=8, train=32)
+    normalised: dict[str, Any] = {"mean": images.mean, "std": images.std}
+    data = ResidentLoader(images.train.images, images.train.labels, batch=8, train=True, crop=1, **normalised)
+    done = 0
+    reports = litfast.train(
+        lit(norms=True, folded=True), data, out=out, distributed="sections", log_every=1, **options
+    )
+    for report in reports:
+        done += report.kind == "step"
+        if done == stop > 0:
+            reports.close()
+        if done == kill > 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def check_sections(one: Path, other: Path) -> None:
+    """The sections' phase ended alike, to the bit."""
+    ours, theirs = (checkpoint.load(run / "checkpoints/0-sections.pt") for run in (one, other))
+    for key, value in ours["model"].items():
+        assert torch.equal(value, theirs["model"][key]), f"{other.name}: {key}"
+    rows = [(run / "metrics.jsonl").read_text().splitlines()[:2] for run in (one, other)]
+    assert len(rows[0]) == 2, rows
+
+
+def check_runs(folder: Path, rank: int) -> None:
+    """Runs of one rank and of two, each going on where the other stopped, and after the other's death."""
+    if rank == 0:
+        train(folder / "one")
+        train(folder / "one, then two", stop=3)
+    with all_ranks.joined() as ranks:
+        check_steps(ranks)
+        train(folder / "two")
+        train(folder / "one, then two", relay=True, resume=True)
+        train(folder / "two, then one", stop=6, relay=True)
+    if rank == 0:
+        train(folder / "two, then one", resume=True)
+
+
+def check_loss(folder: Path, rank: int) -> None:
+    """The second rank dies in its second epoch; the first one goes on alone."""
+    try:
+        with all_ranks.joined():
+            train(folder / "killed", relay=True, kill=6 if rank == 1 else 0)
+    except RankLost:
+        train(folder / "killed", resume=True)
+        for name in ("two", "one, then two", "two, then one", "killed"):
+            check_sections(folder / "one", folder / name)
+        ends = [checkpoint.load(folder / run / "checkpoints/1-finetune.pt") for run in ("one", "two")]
+        for key, value in ends[0]["model"].items():
+            torch.testing.assert_close(ends[1]["model"][key], value, rtol=1e-3, atol=1e-4, msg=key)
+        (folder / "checked").touch()
+
+
+def start(world: int, port: int, folder: Path) -> list[subprocess.Popen[str]]:
     """`world` processes of this file."""
     job = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     own = os.environ | job | {"PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"}
-    line = [sys.executable, "-W", "ignore", str(Path(__file__)), *words]
+    line = [sys.executable, "-W", "ignore", str(Path(__file__)), str(folder)]
     return [
-        subprocess.Popen(
-            line, env=own | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen(line, env=own | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
         for rank in range(world)
     ]
 
 
-if __name__ == "__main__":
+def main(folder: Path) -> None:
+    """All of it."""
     torch.set_num_threads(1)
-    with all_ranks.joined() as joined:
-        check(joined)
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if world > 2:
+        with all_ranks.joined() as ranks:
+            check_steps(ranks)
+    else:
+        check_runs(folder, rank)
+        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)  # the old one is still taken
+        check_loss(folder, rank)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
