@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import traceback
@@ -142,6 +143,7 @@ class TorchLoader:
             sampler=order,
             batch_size=None,
             num_workers=self._workers,
+            worker_init_fn=_apart,
             collate_fn=_as_it_is,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # a seed of its own would be drawn from the training's generator
@@ -253,6 +255,11 @@ class _Finish:
             return out.copy_(cut)
         layout = torch.channels_last if self._channels_last else torch.contiguous_format
         return cut.to(self._table.dtype).contiguous(memory_format=layout)
+
+
+def _apart(worker: int) -> None:
+    """A signal to the group (Ctrl-C, torchrun's SIGTERM) is for the training, which ends its workers."""
+    os.setsid()
 
 
 def _as_it_is(found: Any) -> Any:

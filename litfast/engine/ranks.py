@@ -109,8 +109,14 @@ class Ranks:
         return found
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` returns on the first rank, the only one that calls it; a plain value."""
-        return self.gather(make() if self.is_first else None)[0]  # type: ignore[return-value]
+        """What `make` returns on the first rank, the only one that calls it; as for `gather`."""
+        if self.world == 1:
+            return make()
+        told: list[Any] = [make() if self.is_first else None]
+        with self.together():
+            dist.broadcast_object_list(told, group=self.group, group_src=0)
+        found: T = told[0]
+        return found
 
     def among(self, members: Sequence[int]) -> Ranks:
         """Those of `members` alone, for one of them; to be called by all, members or not, in one order."""
@@ -238,7 +244,8 @@ def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    return flat.view(torch.uint8) if flat.dtype == torch.bool else flat  # gloo sends no bool
 
 
 def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:

@@ -252,6 +252,17 @@ def test_a_killed_worker_is_one_clear_line() -> None:
         list(loader(Items(dataset=Pictures(kill)), workers=1).batches(0))
 
 
+def test_a_signal_to_the_trainings_group_leaves_its_workers_alone() -> None:
+    """torchrun sends SIGTERM to the group; the training goes on to its next step and a checkpoint."""
+    here, group = os.getpid(), os.getpgrp()
+
+    def check(pixels: Tensor) -> Tensor:
+        assert os.getpid() != here and os.getpgrp() != group
+        return pixels
+
+    assert len(list(loader(Items(dataset=Pictures(check)), workers=1).batches(0))) > 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
