@@ -12,12 +12,19 @@ import torch
 from litfast.data.loader import Batch
 from litfast.engine.costs import Costs, Network
 from litfast.engine.placement import Placement, place
+from litfast.engine.prepare import prepared
 from litfast.engine.section_times import measure
-from litfast.engine.step import Step, prepared
+from litfast.engine.step import Step
 from litfast.phase import Phase
 
 MOST = 1024  # ranks
 WAYS = tuple(product((False, True), repeat=2))  # relay, split
+
+
+def check_ranks(ranks: int) -> None:
+    """Raise ValueError for fewer than 1 or more than MOST ranks."""
+    if not 1 <= ranks <= MOST:
+        raise ValueError(f"plan: --ranks must lie in 1 to {MOST}, got {ranks}")
 
 
 def worlds(ranks: int) -> list[int]:
@@ -49,8 +56,7 @@ def predict(costs: Costs, ranks: int, network: Network) -> dict[str, Any]:
     Raises:
         ValueError: fewer than 1 or more than MOST ranks.
     """
-    if not 1 <= ranks <= MOST:
-        raise ValueError(f"plan: --ranks must lie in 1 to {MOST}, got {ranks}")
+    check_ranks(ranks)
     return {
         "costs": asdict(costs),
         "network": asdict(network),

@@ -46,11 +46,11 @@ def show(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Measure the sections of a recipe, or of a teacher and a student with a third of its blocks; print all."""
+    """Measure the sections of a recipe, or of a teacher and a student of a third of its blocks; print it."""
     torch.set_num_threads(threads or torch.get_num_threads())
     place = torch.device(build.device(device))
     with _console.usage():
-        sharing.worlds(ranks)
+        sharing.check_ranks(ranks)
         if name in MODELS:
             phase, samples = _of_teacher(name, batch or BATCH, image, length, classes)
         else:
