@@ -88,6 +88,11 @@ def plan(
     evenly over the sections. The student is then measured beside the teacher, untrained: blocks decide a
     latency, weights do not. After training, the run and litfast bench RUN measure it again.
 
+    With --ranks it is about training instead: a teacher's and a student's sections are timed, forward,
+    backward and update, and shared out over 1, 2, 4 ... ranks so that the slowest one is as fast as can be.
+    "apart": each rank runs the teacher as far as it needs; "relay": the teacher's IRs are handed on; "split":
+    ranks may share a section by rows of the batch. Threads are those of a rank. No recipe is written.
+
     Examples:
 
         litfast plan resnet56 --speedup 2 --weights resnet56-4bfd9763.th --set data.root=DIR
