@@ -248,7 +248,7 @@ def _check_ids(config: Config, unit: str) -> None:
         raise ValueError(f"recipe: data.loader must be auto or resident for {unit}, got {said.loader!r}")
 
 
-def _shard(ranks: Ranks, shared: bool) -> dict[str, int]:
+def _shard(ranks: Ranks, shared: bool) -> dict[str, Any]:
     """What a loader is told of its share."""
     return {"shard_id": ranks.rank, "num_shards": ranks.world} if shared else {"shard_id": 0, "num_shards": 1}
 

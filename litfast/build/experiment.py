@@ -112,7 +112,11 @@ class Experiment:
             raise ValueError("recipe: engine.keep must be last without validation samples, got 'best'")
         for way in self._ways():
             modes.check(*way, torch.device(engine.device))
-        options: dict[str, Any] = {"precision": engine.precision, "accumulate": engine.accumulate}
+        options: dict[str, Any] = {
+            "precision": engine.precision,
+            "accumulate": engine.accumulate,
+            "on_nan": engine.on_nan,
+        }
         try:
             plans = list(
                 plan(self._copied().phases(), self.train, device=torch.device(engine.device), **options)

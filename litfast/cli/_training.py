@@ -16,7 +16,7 @@ from litfast import __version__, build, config
 from litfast.bench import machine
 from litfast.cli import _console, _progress, _results
 from litfast.cli._judge import Judge
-from litfast.engine import Report, evaluate, ranks
+from litfast.engine import Report, evaluate, lock, ranks
 from litfast.engine import train as run_phases
 from litfast.engine.adopt import adopt
 from litfast.engine.rundir import MARK, RunDirectory
@@ -60,7 +60,8 @@ def carry_out(
     """
     every = ranks.current()
     if resume and every.is_first:
-        _compare_backend(folder())
+        with lock.held(folder().path):  # before the models and the data are read
+            _compare_backend(folder())
     _apply(settings)
     experiment = build.experiment(settings, every)
     _results.check(experiment)
@@ -78,20 +79,21 @@ def carry_out(
         if chosen:
             _console.say(chosen, _console.err)
     run = RunDirectory(every.from_first(lambda: str(folder().path)))
-    if every.is_first:
+    if not every.is_first:
+        _run(run, experiment, resume or taught is not None, None)
+        return run, {}
+    with lock.held(run.path):
         _note(run, experiment, "running", chosen, warnings=warnings)
         run.write_config(config.dump(experiment.config))
-    if taught is not None:
-        adopt(run.path, "teacher", taught)
-    judge = _judge(experiment) if test and every.is_first else None
-    seconds = _run(run, experiment, resume or taught is not None, judge)
-    if not every.is_first:
-        return run, {}
-    if test:
-        results = _results.collect(run, experiment, seconds, judge)
-    else:
-        results = _validated(run, experiment, seconds)
-    _note(run, experiment, "finished", stopped=results.get("stopped"))
+        if taught is not None:
+            adopt(run.path, "teacher", taught)
+        judge = _judge(experiment) if test else None
+        seconds = _run(run, experiment, resume or taught is not None, judge)
+        if test:
+            results = _results.collect(run, experiment, seconds, judge)
+        else:
+            results = _validated(run, experiment, seconds)
+        _note(run, experiment, "finished", stopped=results.get("stopped"))
     return run, results
 
 
@@ -204,6 +206,8 @@ def _run(
         resume=resume,
         precision=engine.precision,
         keep=engine.keep,
+        keep_checkpoints=engine.keep_checkpoints,
+        on_nan=engine.on_nan,
         log_every=engine.log_every,
         accumulate=engine.accumulate,
         ema=engine.ema,

@@ -130,6 +130,11 @@ class TorchLoader:
                 copy_into.target.copy_(target)
                 yield copy_into
 
+    def names(self, epoch: int, step: int) -> list[str]:
+        """What messages call the samples of batch `step`: the source's names, or "image 17"."""
+        index = self._draws(epoch=epoch).index.split(self.batch)[step].tolist()
+        return [f"image {i}" if isinstance(self._source, Images) else self._source.name(i) for i in index]
+
     def state(self) -> dict[str, Any]:
         """Nothing: epoch and step say all."""
         return {}
@@ -272,7 +277,10 @@ def _next(batches: Iterator[_Raw | _Failed]) -> _Raw | _Failed | None:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-    got = "one that was killed (out of memory, or out of shared memory?)"
+    except (ConnectionError, FileNotFoundError, EOFError):
+        pass  # what a batch comes through ends with its worker
+    dead = [f"process {worker.pid}" for worker in getattr(batches, "_workers", ()) if not worker.is_alive()]
+    got = f"{', '.join(dead) or 'one'} that was killed (out of memory, or out of shared memory?)"
     return _Failed(ChildProcessError, f"{WHO}: a worker must live until the epoch's end, got {got}")
 
 

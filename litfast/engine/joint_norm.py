@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,16 +35,11 @@ class JointBatchNorm(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def statistics(model: nn.Module, *states: Mapping[str, Tensor]) -> list[Tensor]:
-    """The running statistics that training moves: the model's, and those in states with the model's names."""
-    names = [
-        f"{path}.{key}".lstrip(".")
-        for path, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.training
-        for key in ("running_mean", "running_var")
-    ]
-    found = [state[name] for state in (model.state_dict(), *states) for name in names if name in state]
-    return found
+def statistics(model: nn.Module) -> list[Tensor]:
+    """The running statistics that training moves."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.training]
+    buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+    return [buffer for buffer in buffers if buffer is not None]
 
 
 def _batch_norm(

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
-from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from litfast.carried import reset
 from litfast.data.loader import Loader
-from litfast.engine import modes, sections
+from litfast.engine import lock, modes, patience, rng, sections
 from litfast.engine.evaluate import Evaluation, evaluate
-from litfast.engine.meters import Clock, Journal, Sums, Window, first_non_finite
+from litfast.engine.meters import Clock, Journal, Sums, Window
+from litfast.engine.nonfinite import (
+    REWINDS,
+    Fault,
+    NonFinite,
+    Series,
+    faults,
+    hopeless,
+    spoilt,
+    without,
+)
 from litfast.engine.patience import exhausted, updated, validation_losses
 from litfast.engine.prepare import prepared
 from litfast.engine.ranks import Ranks
 from litfast.engine.report import Report
-from litfast.engine.shared import SharedStep
 from litfast.engine.step import Runner, Step
 from litfast.engine.store import Progress, Store, Weights
 from litfast.phase import Phase
@@ -47,72 +55,91 @@ class Loop:
     seed: int
     precision: str
     keep: str
+    on_nan: str
     log_every: int
     step: dict[str, Any]  # options of the step and of how it is run
     store: Store
     ranks: Ranks
     sections: dict[str, bool] | None = None  # how ranks share out sections (see `sections.make`), if they do
-    placement: dict[str, Any] | None = None
     journal: Journal = field(default_factory=lambda: Journal(None))
     best_weights: Weights | None = None
     notes: list[str] = field(default_factory=list)
 
     def phases(self, phases: Iterable[Phase], resume: bool) -> Iterator[Report]:
         """Every phase in turn; those before the newest checkpoint are loaded, not trained."""
-        newest = self.store.latest() if resume else None
-        reached = Progress(**newest["progress"]) if newest else Progress()
-        under_way = newest is not None and "step" in newest
         writes = self.out if self.ranks.is_first else None
-        self.journal = Journal(writes, offset=newest["journal"] if newest else 0, step=reached.global_step)
-        at = Progress()
-        try:
-            for phase in _seeded(phases, self.seed):
-                at = at.next(phase.name)
-                device = self.device or next(phase.model.parameters()).device
-                with prepared(phase, device):
-                    if at.index < reached.index or (at.index == reached.index and not under_way):
-                        at = self.store.restore_finished(phase, at.index)
-                        yield self._report("phase", phase, at, restored=True)
-                        continue
-                    modes.check(self.step["mode"], self.step["branches"], device)
-                    step, runner = self._make(phase, device, at, newest)
-                    self.ranks.broadcast(phase.model.state_dict().values())
-                    torch.manual_seed(self.seed + at.index + SEEDS * self.ranks.rank)
-                    self.best_weights = None
-                    if newest is not None and under_way and at.index == reached.index:
-                        at, self.best_weights = self.store.restore(phase, step, newest)
-                        self._restore_own(newest)
-                        step.stop(exhausted(phase.branches, at.waits))
-                    yield from self._phase(phase, at, step, runner)
-        finally:
-            self.journal.close()
+        with nullcontext() if writes is None else lock.held(writes):
+            newest = self._newest() if resume else None
+            reached = Progress(**newest["progress"]) if newest else Progress()
+            under_way = newest is not None and "step" in newest
+            offset = newest["journal"] if newest else 0
+            self.journal = Journal(writes, offset=offset, step=reached.global_step)
+            at = Progress()
+            try:
+                for phase in rng.seeded(phases, self.seed):
+                    at = at.next(phase.name)
+                    device = self.device or next(phase.model.parameters()).device
+                    with prepared(phase, device):
+                        if at.index < reached.index or (at.index == reached.index and not under_way):
+                            at = self.store.restore_finished(phase, at.index)
+                            yield self._report("phase", phase, at, restored=True)
+                        else:
+                            begun = newest if under_way and at.index == reached.index else None
+                            at = yield from self._trained(phase, at, device, begun)
+                self.store.tidy()
+            finally:
+                self.journal.close()
+
+    def _newest(self) -> dict[str, Any] | None:
+        found = self.ranks.from_first(self.store.latest)
+        self.notes += self.store.notes
+        self.store.notes.clear()
+        return found
+
+    def _trained(
+        self, phase: Phase, at: Progress, device: torch.device, begun: dict[str, Any] | None
+    ) -> Generator[Report, None, Progress]:
+        """Train a phase from its start, or from a checkpoint of it; again from the newest at a rewind."""
+        modes.check(self.step["mode"], self.step["branches"], device)
+        left_out: set[int] = set()
+        while True:
+            step, runner = self._make(phase, device, at, begun)
+            self.ranks.broadcast(phase.model.state_dict().values())
+            rng.seed(self.seed + at.index + SEEDS * self.ranks.rank)
+            self.best_weights = None
+            if begun is not None:
+                at, self.best_weights = self.store.restore(phase, step, begun)
+                self._restore_own(begun, step)
+                step.stop(exhausted(phase.branches, at.waits))
+                at.left_out = sorted(left_out.union(at.left_out))
+            elif self.on_nan == "rewind":
+                self._save(phase, at, step)
+            try:
+                yield from self._phase(phase, at, step, runner)
+            except NonFinite as bad:
+                if self.on_nan != "rewind" or len(at.left_out) == REWINDS:
+                    raise
+                sections.drain(runner)
+                begun, left_out = self._newest(), {*at.left_out, bad.step}
+                self.notes.append(f"{bad}: gone back to it, and that batch is left out")
+            else:
+                return at
 
     def _make(
-        self, phase: Phase, device: torch.device, at: Progress, newest: dict[str, Any] | None
+        self, phase: Phase, device: torch.device, at: Progress, begun: dict[str, Any] | None
     ) -> tuple[Step, Runner]:
         if self.sections is None or self.ranks.world == 1:
             return modes.make(phase, device, ranks=self.ranks, **self.step)
-        before = (newest or {}).get("ranks", [])
-        same = len(before) == self.ranks.world and newest["progress"]["index"] == at.index
-        kept = before[0].get("placement") if same else None
-        step, runner = sections.make(
-            phase,
-            device,
-            ranks=self.ranks,
-            batch=lambda: next(iter(self.data.batches(at.first_epoch))),
-            kept=kept,
-            **self.sections,
-            **self.step,
-        )
-        self.placement = runner.placement.json() if isinstance(runner, SharedStep) else None
-        return step, runner
+        batches = self.data.batches(at.first_epoch)
+        options = {"ranks": self.ranks, "batches": batches, "begun": begun, **self.sections, **self.step}
+        return sections.make(phase, device, **options)
 
     def _phase(self, phase: Phase, at: Progress, step: Step, runner: Runner) -> Iterator[Report]:
-        _check_patience(phase, self.val)
+        patience.check(phase, self.val)
         while at.epoch < phase.epochs and step.active:
             yield from self._epoch(phase, at, step, runner)
             at.epoch, at.step = at.epoch + 1, 0
-            _settle(step, runner)
+            sections.settle(step, runner)
             found = self._validate(phase, at, step)
             means = {**Sums(at.sums).means(self.data.batch), **found}
             report = self._report("epoch", phase, at, means)
@@ -125,6 +152,8 @@ class Loop:
         if self.best_weights is not None:
             phase.model.load_state_dict(self.best_weights)
         self.store.finish(at, phase, self.journal.offset)
+        if at.skipped:
+            self.notes.append(f"{phase.name}: {at.skipped} steps were left out in all")
         yield self._report("phase", phase, at)
 
     def _epoch(self, phase: Phase, at: Progress, step: Step, runner: Runner) -> Iterator[Report]:
@@ -136,10 +165,11 @@ class Loop:
         place = getattr(runner, "inputs", None)  # of a captured step
         batches = self.data.batches(at.first_epoch + at.epoch, at.step, copy_into=place)
         for batch in clock.timed(batches):
-            metrics = runner(batch, step=at.global_step, progress=at.epoch + at.step / self.data.steps)
+            if at.global_step not in at.left_out:
+                progress = at.epoch + at.step / self.data.steps
+                window.add(at.global_step, runner(batch, step=at.global_step, progress=progress))
             self.notes += step.notes
             step.notes.clear()
-            window.add(at.global_step, metrics)
             at.step, at.global_step = at.step + 1, at.global_step + 1
             means: Mapping[str, float] = {}
             if at.step % self.log_every == 0 or at.step == self.data.steps:
@@ -150,26 +180,48 @@ class Loop:
             try:
                 yield self._report("step", phase, at, {**means, **speed})
             except GeneratorExit:
-                if self.ranks.whole:  # else none can say where all of them stand
-                    _settle(step, runner)
-                    self._read(window, phase, at)
-                    self._save(phase, at, step)
+                # a resumed run meets the bad batch again, and rewinds then
+                with suppress(NonFinite) if self.on_nan == "rewind" else nullcontext():
+                    if self.ranks.whole:  # else none can say where all of them stand
+                        sections.settle(step, runner)
+                        self._read(window, phase, at)
+                        self._save(phase, at, step)
                 raise
 
     def _read(self, window: Window, phase: Phase, at: Progress) -> Mapping[str, float]:
-        series = window.read(self.ranks)
-        bad = first_non_finite({name: pairs for name, pairs in series.items() if name.endswith(".loss")})
-        if bad is not None:
-            kept = "the last good checkpoint is kept" if self.out else "no checkpoint was asked for"
-            branch = bad[1].removesuffix(".loss")
-            raise FloatingPointError(
-                f"train: loss of phase {phase.name!r}, branch {branch!r} must be finite, "
-                f"got a non-finite one at step {bad[0]} (epoch {at.epoch + 1} of {phase.epochs}); {kept}"
-            )
+        series: Series = window.read(self.ranks)
+        if found := faults(series):
+            self._say(found, phase, at)
+            series = without(series, found)
         sums = Sums(at.sums)
         sums.add(series)
         at.sums = sums.state
-        return sums.means(self.data.batch)
+        means = sums.means(self.data.batch)
+        if at.step == self.data.steps and (branch := hopeless(means)) is not None:
+            epoch = f"epoch {at.epoch + 1} of {phase.epochs}"
+            self._fail(phase, branch, f"be finite at some step, got none in {epoch}", at.global_step)
+        return means
+
+    def _say(self, found: Sequence[Fault], phase: Phase, at: Progress) -> None:
+        """Note what a guarded step left out; where that is not what was asked for, it is an error."""
+        step = found[0][0]
+        branches = [branch for at_step, branch in found if at_step == step]
+        first = at.global_step - at.step  # of this epoch
+        parts = self.ranks.gather(spoilt(self.data, at.first_epoch + at.epoch, step - first))
+        samples = next((part for part in parts if "not finite" in part), parts[0])
+        where = f"step {step} (epoch {at.epoch + 1} of {phase.epochs}, {samples})"
+        steps = len({at_step for at_step, _ in found})
+        at.skipped += steps
+        if self.on_nan == "skip":
+            more = f"; {steps - 1} more since" if steps > 1 else ""
+            names = ", ".join(branches)
+            self.notes.append(f"{phase.name}: {where} is left out of {names}: not finite{more}")
+            return
+        self._fail(phase, branches[0], f"be finite, got a non-finite one at {where}", step)
+
+    def _fail(self, phase: Phase, branch: str, said: str, step: int) -> NoReturn:
+        kept = "the last good checkpoint is kept" if self.out else "no checkpoint was asked for"
+        raise NonFinite(f"train: loss of phase {phase.name!r}, branch {branch!r} must {said}; {kept}", step)
 
     def _validate(self, phase: Phase, at: Progress, step: Step) -> dict[str, float]:
         """Evaluate, and stop branches that no longer learn; their validation losses by "branch.val_loss"."""
@@ -234,39 +286,13 @@ class Loop:
         self.journal.write(at.global_step, row)
 
     def _save(self, phase: Phase, at: Progress, step: Step) -> None:
-        own = {"data": self.data.state(), "rng": torch.get_rng_state(), "placement": self.placement}
-        every = self.ranks.gather(own)
-        self.store.save(at, phase, step, self.best_weights, self.journal.offset, every)
+        own = {"data": self.data.state(), "rng": rng.state(step.device)}
+        self.store.save(at, phase, step, self.best_weights, self.journal.offset, self.ranks.gather(own))
 
-    def _restore_own(self, saved: dict[str, Any]) -> None:
+    def _restore_own(self, saved: dict[str, Any], step: Step) -> None:
         """Take up this rank's random state and, with as many ranks as before, its loader's."""
         every = saved.get("ranks") or [saved]  # older checkpoints are of one rank
         if self.ranks.rank < len(every):
-            torch.set_rng_state(every[self.ranks.rank]["rng"])
+            rng.restore(every[self.ranks.rank]["rng"], step.device)
         if len(every) == self.ranks.world:
             self.data.load_state(every[self.ranks.rank].get("data", {}))
-
-
-def _settle(step: Step, runner: Runner) -> None:
-    """Give all ranks the same model and optimizers, whatever each of them had to do."""
-    (runner if isinstance(runner, SharedStep) else step).settle()
-
-
-def _check_patience(phase: Phase, val: Loader | None) -> None:
-    for branch in phase.branches:
-        if branch.schedule.patience and val is None:
-            raise ValueError(
-                f"train: patience of branch {branch.name!r} must be 0 without a validation loader, "
-                f"got {branch.schedule.patience}"
-            )
-
-
-def _seeded(phases: Iterable[Phase], seed: int) -> Iterator[Phase]:
-    """The phases; what a method draws before one is the same where those before it are loaded."""
-    found = iter(phases)
-    for index in count():
-        torch.manual_seed(seed + index)
-        phase = next(found, None)
-        if phase is None:
-            return
-        yield phase

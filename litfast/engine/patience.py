@@ -11,7 +11,7 @@ from litfast.data.loader import Loader
 from litfast.engine.evaluate import evaluating
 from litfast.engine.ranks import ALONE, Ranks
 from litfast.engine.step import Step, autocast
-from litfast.phase import Branch
+from litfast.phase import Branch, Phase
 
 Waits = dict[str, list[float]]  # branch -> best validation loss so far, epochs since then
 
@@ -56,3 +56,13 @@ def exhausted(branches: Sequence[Branch], waits: Waits) -> list[str]:
         for b in branches
         if b.schedule.patience and waits.get(b.name, [0.0, 0.0])[1] >= b.schedule.patience
     ]
+
+
+def check(phase: Phase, val: Loader | None) -> None:
+    """Raises ValueError where a branch would wait on validation losses that nobody can measure."""
+    for branch in phase.branches:
+        if branch.schedule.patience and val is None:
+            raise ValueError(
+                f"train: patience of branch {branch.name!r} must be 0 without a validation loader, "
+                f"got {branch.schedule.patience}"
+            )

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)  # the first rank judges and saves alone; a rank that died shows at once
@@ -223,7 +224,7 @@ def _join() -> Ranks:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     gpu = local < torch.cuda.device_count()
     try:
-        store, rank, world = next(iter(dist.rendezvous("env://", timeout=PATIENCE)))
+        store, rank, world = next(iter(rendezvous("env://", timeout=PATIENCE)))
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:

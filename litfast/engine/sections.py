@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,10 +23,10 @@ def make(
     device: torch.device,
     *,
     ranks: Ranks,
-    batch: Callable[[], Batch],
+    batches: Iterator[Batch],
+    begun: Mapping[str, Any] | None,
     relay: bool,
     split: bool,
-    kept: Mapping[str, Any] | None,
     mode: str,
     **options: Any,
 ) -> tuple[Step, Runner]:
@@ -36,17 +36,19 @@ def make(
     other one by rows of the batch.
 
     Args:
-        batch: gives one to measure with.
+        batches: to measure with.
+        begun: a checkpoint to go on from, whose placement as many ranks use again; None: the phase begins.
         relay, split: as `place` takes them.
-        kept: a placement of as many ranks to use again; None measures.
         mode, options: as `modes.make` takes them.
     """
     if phase.line is None:
         step, runner = modes.make(phase, device, ranks=ranks, mode=mode, **options)
         return step, _Rows(runner, ranks)
     made: dict[str, Any] = {key: value for key, value in options.items() if key not in ("branches", "rows")}
+    same = begun is not None and len(begun.get("ranks", [begun])) == ranks.world
+    kept = begun["step"].get("placement") if begun is not None and same else None
     if kept is None:
-        costs = measure(Step(phase, device=device, **made), batch())
+        costs = measure(Step(phase, device=device, **made), next(batches))
         kept = ranks.gather(place(costs, ranks.world, relay=relay, split=split).json())[0]
     placement = Placement.from_json(kept)
     step = Step(phase, device=device, ranks=sharers(placement, ranks), **made)
@@ -54,6 +56,17 @@ def make(
     if mode != "eager":
         step.notes.append(f"{phase.name}: mode {mode} is left out: ranks share out sections eagerly")
     return step, SharedStep(step, placement, ranks)
+
+
+def settle(step: Step, runner: Runner) -> None:
+    """Give all ranks the same model and optimizers, whatever each of them has done."""
+    (runner if isinstance(runner, SharedStep) else step).settle()
+
+
+def drain(runner: Runner) -> None:
+    """Have nothing under way between ranks, before a step is given up."""
+    if isinstance(runner, SharedStep):
+        runner.drain()
 
 
 class _Rows:

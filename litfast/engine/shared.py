@@ -47,6 +47,7 @@ class SharedStep:
             raise ValueError(f"train: accumulate must be 1 with relay, got {step.accumulate}")
         if carried(step.phase.model, *step.phase.frozen) is not None:
             raise ValueError("train: distributed must be data for a model that carries a state, got sections")
+        step.placement = placement.json()
         self._step, self._line, self._ranks = step, line, ranks
         self.placement = placement
         self.block = placement.block(ranks.rank)
@@ -70,8 +71,7 @@ class SharedStep:
 
         On all ranks after as many steps.
         """
-        if self._relay is not None:
-            self._relay.drain()
+        self.drain()
         for block in self.placement.blocks:
             weights, others = self._tensors(block)
             if self.block is block:
@@ -83,6 +83,11 @@ class SharedStep:
                 if name not in self._mine:
                     optim.load(self._step.optimizers[name], optimizer)
                     self._step.scalers[name].load_state_dict(scaler)
+
+    def drain(self) -> None:
+        """Have no IR under way, on all ranks after as many steps."""
+        if self._relay is not None:
+            self._relay.drain()
 
     def _observe(self, batch: Batch) -> Any:
         """What this rank's branches read."""
@@ -143,9 +148,7 @@ class SharedStep:
         weights = [parameter.detach() for module in modules for parameter in module.parameters()]
         others = [buffer for module in modules for buffer in module.buffers()]
         if step.average is not None:
-            places = {tensor.data_ptr() for tensor in (*weights, *others)}
-            live, averages = step.phase.model.state_dict(), step.average.state()
-            others += [averages[name] for name, value in live.items() if value.data_ptr() in places]
+            others += step.average.of([*weights, *others])
         return weights, others
 
     def _optimizers(self) -> dict[str, tuple[Any, Any]]:

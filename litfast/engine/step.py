@@ -15,6 +15,7 @@ from litfast.carried import carried
 from litfast.data.loader import Batch
 from litfast.engine import carry, optim
 from litfast.engine.average import Average
+from litfast.engine.guard import METRIC, Guard
 from litfast.engine.joint_norm import JointBatchNorm, statistics
 from litfast.engine.parts import combined, parts
 from litfast.engine.ranks import ALONE, Pending, Ranks
@@ -25,6 +26,8 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # wh
 
 Result = TypeVar("Result")
 Function = Callable[..., Any]
+Lost = list[dict[str, Tensor]]  # the losses of the parts of a batch
+UnderWay = dict[str, tuple[Lost, Pending]]
 Runner = Callable[..., dict[str, Tensor]]  # called as a Step is
 
 
@@ -50,6 +53,8 @@ class Step:
         ranks: who trains together, each on its part of every batch. A branch's gradient is the mean over
             them; it is under way while the next branch computes, unless that one comes `after` it.
         sync_batch_norm: batch norms take the statistics of all ranks' parts; else each its own part's.
+        on_nan: other than "raise", a branch whose loss or gradient is not finite is left out of a step, and
+            every branch has a metric "nonfinite" that says so.
 
     Attributes:
         notes: what a faster way to run this step has to say; whoever reports it empties the list.
@@ -67,6 +72,7 @@ class Step:
         streams: Streams | None = None,
         ranks: Ranks = ALONE,
         sync_batch_norm: bool = True,
+        on_nan: str = "raise",
     ) -> None:
         self.phase = phase
         self.precision = precision
@@ -75,15 +81,18 @@ class Step:
         self.stopped: set[str] = set()
         self.notes: list[str] = []
         self.ranks = ranks
+        self.placement: dict[str, Any] | None = None  # of sections on ranks, where they are shared out
         joint = sync_batch_norm and ranks.world > 1
         self._norms: AbstractContextManager[object] = JointBatchNorm(ranks) if joint else nullcontext()
         self._streams: Streams = streams or Serial()
         self._states = carried(phase.model, *phase.frozen)
         self.wrap(lambda function: function)
         self.average = None if ema is None else Average(phase.model, ema)
+        self._guard = None if on_nan == "raise" else Guard(phase)
         scaled = precision == "fp16"
+        skips = scaled or on_nan == "skip"
         self.optimizers = {
-            branch.name: optim.make(branch.params, branch.schedule, captured=captured, scaled=scaled)
+            branch.name: optim.make(branch.params, branch.schedule, captured=captured, skips=skips)
             for branch in phase.branches
         }
         # one that is not enabled passes everything through
@@ -136,22 +145,23 @@ class Step:
 
     def compute(self, batch: Batch, due: Sequence[Branch]) -> dict[str, Tensor]:
         """The step's work on the device: observe, then loss, backward and update of every branch in turn."""
+        if self._guard is not None:
+            self._guard.begin()
         around = autocast(self.device, self.precision)
         with self._streams.observing(due), torch.no_grad(), around, self._norms:
             observations = self._in_turn(self._observe, parts(batch, self.accumulate))
         metrics: dict[str, Tensor] = {}
-        under_way: dict[str, Pending] = {}
+        under_way: UnderWay = {}
         for branch in due:
-            self._update([other for other in due if other.name in branch.after], under_way)
+            metrics |= self._updated([other for other in due if other.name in branch.after], under_way)
             with self._streams.running(branch):
-                metrics.update(self._gradients(branch, observations))
-                under_way[branch.name] = self.ranks.begin_mean(
-                    p.grad for p in branch.params if p.grad is not None
-                )
+                under_way[branch.name] = self._gradients(branch, observations)
             if self.ranks.world == 1:  # nothing to wait for
-                self._update([branch], under_way)
-        self._update(due, under_way)
+                metrics |= self._updated([branch], under_way)
+        metrics |= self._updated(due, under_way)
         self._streams.join()
+        if self._guard is not None:
+            self._guard.end()
         if self.average is not None:
             self.average.update()
         words = batch.target[0].numel()  # of a sample that is a window of text: "correct" counts samples
@@ -162,8 +172,8 @@ class Step:
     def settle(self) -> None:
         """Give all ranks the same batch-norm statistics, their mean, where each moves its own."""
         if isinstance(self._norms, nullcontext):
-            averages = [] if self.average is None else [self.average.state()]
-            self.ranks.mean(statistics(self.phase.model, *averages))
+            own = statistics(self.phase.model)
+            self.ranks.mean(own + ([] if self.average is None else self.average.of(own)))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -185,6 +195,7 @@ class Step:
                 b.name: carry.joined(b.state, self.ranks) for b in self.phase.branches if b.state is not None
             },
             "average": None if self.average is None else self.average.state(),
+            "placement": self.placement,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -221,26 +232,41 @@ class Step:
                 raise ValueError(f"train: the checkpoint must hold {ours} loss scale (fp16), got {theirs}")
             scaler.load_state_dict(state)
 
-    def _gradients(self, branch: Branch, observations: Sequence[Any]) -> dict[str, Tensor]:
+    def _gradients(self, branch: Branch, observations: Sequence[Any]) -> tuple[Lost, Pending]:
+        """The losses of the batch's parts, and the mean gradient of all ranks, which is under way."""
         self.optimizers[branch.name].zero_grad(set_to_none=True)
         losses = self._in_turn(partial(self._backward, branch), observations)
-        return {
-            f"{branch.name}.{name}": combined(name, [part[name] for part in losses]) for name in losses[0]
-        }
+        shared = [p.grad for p in branch.params if p.grad is not None]
+        if self._guard is not None:  # whose verdict is to be the same on all ranks
+            shared += [part["loss"] for part in losses]
+        return losses, self.ranks.begin_mean(shared)
 
-    def _update(self, branches: Sequence[Branch], under_way: dict[str, Pending]) -> None:
-        """Take the step of each branch whose gradients are under way, with their mean over the ranks."""
+    def _updated(self, branches: Sequence[Branch], under_way: UnderWay) -> dict[str, Tensor]:
+        """Update those of the branches whose gradients are under way; their metrics."""
+        metrics: dict[str, Tensor] = {}
         for branch in branches:
-            if branch.name not in under_way:
-                continue
-            optimizer, scaler = self.optimizers[branch.name], self.scalers[branch.name]
-            with self._streams.running(branch):
-                under_way.pop(branch.name).wait()
-                if branch.schedule.clip is not None:
-                    scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(branch.params, branch.schedule.clip, foreach=True)
-                scaler.step(optimizer)
-                scaler.update()
+            if branch.name in under_way:
+                with self._streams.running(branch):
+                    metrics |= self._update(branch, *under_way.pop(branch.name))
+        return metrics
+
+    def _update(self, branch: Branch, losses: Lost, mean: Pending) -> dict[str, Tensor]:
+        mean.wait()
+        optimizer, scaler = self.optimizers[branch.name], self.scalers[branch.name]
+        bad = None
+        if self._guard is not None:
+            values = [part["loss"] for part in losses]
+            bad = self._guard.check(branch, values, optimizer, scaled=scaler.is_enabled())
+        if branch.schedule.clip is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(branch.params, branch.schedule.clip, foreach=True)
+        scaler.step(optimizer)
+        scaler.update()
+        metrics = {name: combined(name, [part[name] for part in losses]) for name in losses[0]}
+        if self._guard is not None and bad is not None:
+            self._guard.undo(branch.name, bad)
+            metrics[METRIC] = bad
+        return {f"{branch.name}.{name}": value for name, value in metrics.items()}
 
     def _in_turn(self, function: Callable[[Any], Result], parts: Sequence[Any]) -> list[Result]:
         """The results of a function; each part goes on from what that part of the batch before left."""

@@ -10,6 +10,7 @@ import torch
 from litfast.data.loader import Loader
 from litfast.engine import ranks
 from litfast.engine.loop import Loop
+from litfast.engine.nonfinite import WAYS
 from litfast.engine.report import Report
 from litfast.engine.step import PRECISIONS
 from litfast.engine.store import Store
@@ -27,6 +28,8 @@ def train(
     resume: bool = False,
     precision: str = "fp32",
     keep: str = "last",
+    keep_checkpoints: int = 2,
+    on_nan: str = "raise",
     log_every: int = 20,
     accumulate: int = 1,
     ema: float | None = None,
@@ -57,6 +60,12 @@ def train(
         precision: "fp32", or "bf16" or "fp16" (autocast; fp16 with a dynamic loss scale).
         keep: "last", or "best": each phase ends with the weights of its best validation accuracy, of a
             language model its best perplexity.
+        keep_checkpoints: how many of a phase under way stay in `out`. One that is torn or spoilt is known by
+            its checksum, and the one before it used.
+        on_nan: what becomes of a step whose loss or gradient is not finite. "raise" ends the run and names
+            step and samples (it looks at losses alone, which costs nothing); "skip" leaves out the updates
+            concerned, decided on the device; "rewind" goes back to the last checkpoint and leaves that batch
+            out, at most 10 times a phase. What was left out is reported.
         accumulate: equal parts of a batch that are computed one by one before the update: the activations of
             one part take memory, the step stays that of the whole batch (up to batch norm).
         ema: decay of an exponential moving average of the weights, which every phase starts anew. The average
@@ -75,14 +84,18 @@ def train(
 
     Raises:
         ValueError: unknown option, `resume` without `out`, checkpoints in `out` without `resume`, or those of
-            another method.
-        FloatingPointError: a loss is not finite; the last good checkpoint is kept.
+            another method, or another process is at work in `out`.
+        FloatingPointError: a loss is not finite and `on_nan` no help; the last good checkpoint is kept.
         OSError: a checkpoint cannot be written; the one before it is kept.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"train: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if keep not in ("last", "best") or (keep == "best" and val is None):
         raise ValueError(f"train: keep must be last, or best with a validation loader, got {keep!r}")
+    if on_nan not in WAYS or (on_nan == "rewind" and out is None):
+        raise ValueError(f"train: on_nan must be raise, skip, or rewind with a folder (out), got {on_nan!r}")
+    if keep_checkpoints < 1:
+        raise ValueError(f"train: keep_checkpoints must be 1 or more, got {keep_checkpoints}")
     if log_every < 1:
         raise ValueError(f"train: log_every must be 1 or more, got {log_every}")
     if accumulate < 1 or data.batch % accumulate:
@@ -94,7 +107,7 @@ def train(
     if resume and out is None:
         raise ValueError("train: out must be the run's folder when resume is asked for, got none")
     every = ranks.current()
-    store = Store(None if out is None else Path(out), writes=every.is_first)
+    store = Store(None if out is None else Path(out), keep=keep_checkpoints, writes=every.is_first)
     if not (resume or store.is_empty):
         raise ValueError(
             f"train: out must hold no checkpoints unless resume is asked for, got those of a run in {out}"
@@ -107,6 +120,7 @@ def train(
         seed=seed,
         precision=precision,
         keep=keep,
+        on_nan=on_nan,
         log_every=log_every,
         step={
             "precision": precision,
@@ -116,6 +130,7 @@ def train(
             "branches": branches,
             "rows": log_every,
             "sync_batch_norm": sync_batch_norm,
+            "on_nan": on_nan,
         },
         store=store,
         ranks=every,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import litfast
 from litfast.data.resident import ResidentLoader
-from litfast.engine import Report, checkpoint, loop
+from litfast.engine import Report, loop
 from litfast.engine.loop import SPEEDS
 from litfast.phase import Phase
 
@@ -203,7 +204,7 @@ def test_a_disk_that_fills_up_mid_run_loses_nothing(
         monkeypatch.context() as patch,
         pytest.raises(OSError, match=r"No space left .* the previous one is kept"),
     ):
-        patch.setattr(checkpoint.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         list(reports)
     run(last, data, None, tmp_path / "parts", resume=True)
     assert_same(last.state(), whole.state())
