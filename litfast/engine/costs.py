@@ -114,7 +114,9 @@ def block_seconds(
         mean   = 2 (ranks - 1) (latency + gradients / ranks / bandwidth)      (a ring; 0 on one rank)
         block  = max(work + mean, each relayed message)                       (double-buffered: overlapped)
 
-    Without relay the teacher's sections are all up to the block's last one, and no message is relayed.
+    Without relay the teacher's sections are all up to the block's last one, and no message is relayed. Not
+    counted: batch norms' messages among ranks that share a block, and what ranks of one machine take from each
+    other's memory bandwidth beyond what was so when the costs were measured.
 
     Args:
         sections: ascending; with relay without a gap.

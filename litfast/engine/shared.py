@@ -28,8 +28,8 @@ class SharedStep:
     Metrics are filled up for the mean over all ranks, which then is that of the whole batch.
 
     Without shared blocks, noise and dropout the weights are those of one process at the same thread count,
-    to the bit. Ranks of one block differ from that in rounding and in batch norm, which sees the rows of its
-    rank.
+    to the bit. Ranks of one block differ from that in rounding and, unless the step has `sync_batch_norm`, in
+    batch norm, which then sees the rows of its rank.
 
     Args:
         step: of a phase with a `line`, eager; its `ranks` are `sharers(placement, ranks)`.
