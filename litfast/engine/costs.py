@@ -115,8 +115,8 @@ def block_seconds(
         block  = max(work + mean, each relayed message)                       (double-buffered: overlapped)
 
     Without relay the teacher's sections are all up to the block's last one, and no message is relayed. Not
-    counted: batch norms' messages among ranks that share a block, and what ranks of one machine take from each
-    other's memory bandwidth beyond what was so when the costs were measured.
+    counted: batch norms' messages among ranks that share a block, and what ranks of one machine take from
+    each other's memory bandwidth beyond what was so when the costs were measured.
 
     Args:
         sections: ascending; with relay without a gap.
