@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,17 +165,6 @@ def check_loss(folder: Path, rank: int) -> None:
         for key, value in ends[0]["model"].items():
             torch.testing.assert_close(ends[1]["model"][key], value, rtol=1e-3, atol=1e-4, msg=key)
         (folder / "checked").touch()
-
-
-def start(world: int, port: int, folder: Path) -> list[subprocess.Popen[str]]:
-    """`world` processes of this file."""
-    job = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    own = os.environ | job | {"PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"}
-    line = [sys.executable, "-W", "ignore", str(Path(__file__)), str(folder)]
-    return [
-        subprocess.Popen(line, env=own | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(world)
-    ]
 
 
 def main(folder: Path) -> None:

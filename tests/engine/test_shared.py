@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import shared_worker
 import torch
 
-SECONDS = 120
+WORKER, SECONDS = Path(__file__).with_name("shared_worker.py"), 180
 
 
 @pytest.mark.slow
@@ -22,7 +23,13 @@ def test_several_ranks_train_what_one_does(world: int, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    workers = shared_worker.start(world, port, tmp_path)
+    job = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    own = os.environ | job | {"PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"}
+    line = [sys.executable, "-W", "ignore", str(WORKER), str(tmp_path)]
+    workers = [
+        subprocess.Popen(line, env=own | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(world)
+    ]
     try:
         for rank, worker in enumerate(workers):
             _, errors = worker.communicate(timeout=SECONDS)
