@@ -91,7 +91,8 @@ def _said(phase: Phase, placement: Placement, world: int) -> str:
     parts = []
     for block in placement.blocks:
         sections = ", ".join(names[i] for i in block.sections if i in names) or "the teacher alone"
-        parts.append(f"{sections} on {', '.join(map(str, block.ranks))}")
+        ranks = "rank" if len(block.ranks) == 1 else "ranks"
+        parts.append(f"{sections} on {ranks} {', '.join(map(str, block.ranks))}")
     idle = world - placement.used
     parts += [f"{idle} idle"] if idle else []
-    return f"{phase.name}: sections on ranks{' with a relay' if placement.relay else ''}: {'; '.join(parts)}"
+    return f"{phase.name}: shared out{' with a relay' if placement.relay else ''}: {'; '.join(parts)}"
