@@ -113,10 +113,8 @@ def plan(
         cell: dict[str, Any] = {"precision": precision, "device": device, "threads": threads}
         if ranks is not None:
             links = _sharing.network(per_machine, inside, between)
-            sizes = {"batch": batch, "image": shape, "length": length, "classes": classes}
-            _sharing.show(
-                teacher, ranks=ranks, network=links, sets=sets or [], as_json=as_json, **sizes, **cell
-            )
+            cell |= {"batch": batch, "image": shape, "length": length, "classes": classes}
+            _sharing.show(teacher, ranks=ranks, network=links, sets=sets or [], as_json=as_json, **cell)
             return
         planning.check_target(target, times)
         settings, said = _settings(teacher, weights, recipe, sets or [])
