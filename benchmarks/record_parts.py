@@ -140,8 +140,8 @@ def _phase(given: Any) -> Phase:
         teacher(torch.randn(32, 3, 32, 32))
     schedule = Schedule(epochs=1, lr=0.1)
     options: dict[str, Any] = {"beta": 0.0, "alpha": 0.0, "bn_stats": "ir"}
-    schedules = {"sections": schedule, "finetune": schedule}
-    return next(methods.lit(teacher, student, observer=Inference(teacher), **schedules, **options))
+    options |= {"sections": schedule, "finetune": schedule}
+    return next(methods.lit(teacher, student, observer=Inference(teacher), **options))
 
 
 def _train(phase: Phase) -> None:

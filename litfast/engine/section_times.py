@@ -13,8 +13,9 @@ from torch import Tensor
 
 from litfast.data.loader import Batch
 from litfast.engine.costs import Cost, Costs, SectionCost
+from litfast.engine.parts import parts
 from litfast.engine.snapshot import Snapshot
-from litfast.engine.step import Step, autocast, parts
+from litfast.engine.step import Step, autocast
 from litfast.phase import Line
 
 SHARES = (1, 2, 4)  # of a batch: costs are lines through the times at these sizes
