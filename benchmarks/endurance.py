@@ -112,7 +112,7 @@ def _finish(out: Path, *, resume: bool = False, kill_at: int | None = None, dela
     torch.manual_seed(0)
     teacher, student = litfast.create("resnet14", classes=4), litfast.create("resnet8", classes=4)
     images = sets.load("synthetic", size=8, train=BATCH * STEPS)
-    assert isinstance(images.train, sets.Images)
+    assert isinstance(images, sets.ImageSet) and isinstance(images.train, sets.Images)
     data = ResidentLoader(
         images.train.images,
         images.train.labels,
@@ -142,8 +142,9 @@ def soak(out: Path, steps: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images = sets.load("synthetic", size=8, train=SAMPLES, val=32)
+    assert isinstance(images, sets.ImageSet)
+    assert isinstance(images.train, sets.Images) and isinstance(images.val, sets.Images)
     words: dict[str, Any] = {"mean": images.mean, "std": images.std, "batch": BATCH, "device": device}
-    assert images.val is not None
     data = TorchLoader(images.train, train=True, crop=1, workers=1, **words)
     val = TorchLoader(images.val, train=False, **words)
     teacher, student = litfast.create("resnet14", classes=4), litfast.create("resnet8", classes=4)
@@ -203,7 +204,7 @@ def _events(out: Path, report: Report) -> int:
     """How many epochs TensorBoard finds so far."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(out / "tensorboard")).Reload()  # type: ignore[no-untyped-call]
+    found = EventAccumulator(str(out / "tensorboard")).Reload()
     return len(found.Scalars(f"{report.phase}/samples_per_s"))
 
 

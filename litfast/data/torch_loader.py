@@ -8,6 +8,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from functools import partial
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import torch
@@ -279,7 +280,9 @@ def _next(batches: Iterator[_Raw | _Failed]) -> _Raw | _Failed | None:
             raise
     except (ConnectionError, FileNotFoundError, EOFError):
         pass  # what a batch comes through ends with its worker
-    dead = [f"process {worker.pid}" for worker in getattr(batches, "_workers", ()) if not worker.is_alive()]
+    workers = getattr(batches, "_workers", ())
+    ended = wait([worker.sentinel for worker in workers], timeout=1)  # it may show here a moment later
+    dead = [f"process {worker.pid}" for worker in workers if worker.sentinel in ended]
     got = f"{', '.join(dead) or 'one'} that was killed (out of memory, or out of shared memory?)"
     return _Failed(ChildProcessError, f"{WHO}: a worker must live until the epoch's end, got {got}")
 

@@ -118,12 +118,12 @@ class Store:
         found: dict[str, Any] | None = None
         name, reached = "", 0  # how many phases have whole ends
         for path in ends:
-            state = _orphaned(path, refused) if refused else _whole(path, refused)
-            if state is not None:
+            if refused:
+                _orphaned(path, refused)
+            elif (state := _whole(path, refused)) is not None:
                 found, name, reached = state, path.name, _index(path) + 1
         for path in self._under_way():
-            state = _whole(path, refused)
-            if state is None:
+            if (state := _whole(path, refused)) is None:
                 continue
             if state["progress"]["index"] <= reached:
                 if found is None or _step(state) > _step(found):

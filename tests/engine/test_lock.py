@@ -91,8 +91,11 @@ def test_a_fork_that_outlives_the_process_holds_nothing(tmp_path: Path) -> None:
 import os, runpy, signal, sys, time
 from pathlib import Path
 with runpy.run_path(sys.argv[1])["held"](Path(sys.argv[2])):
+    ready, done = os.pipe()
     if os.fork() == 0:
+        os.write(done, b"1")
         time.sleep(60)
+    os.read(ready, 1)
     os.kill(os.getpid(), signal.SIGKILL)
 """
     words = [sys.executable, "-c", program, lock.__file__, str(tmp_path)]
