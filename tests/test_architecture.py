@@ -28,7 +28,8 @@ LEVELS = {
     "build": 4,
     **dict.fromkeys(("methods", "export"), 3),
     **dict.fromkeys(("nn", "testing", "models", "data", "engine"), 2),
-    **dict.fromkeys(("ops", "phase", "carried", "registry", "config", "lfc"), 1),
+    **dict.fromkeys(("ops", "phase", "carried", "fields", "registry", "config", "lfc"), 1),
+    "errors": 0,
 }
 # What a neighbour may know of another: what a loader is, a name's error, a schedule in a recipe, layers.
 NEIGHBOURS = {

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from litfast.carried import reset
+from litfast.fields import each, first, tensors
 
 WARM_UP = 3  # eager runs before the capture: libraries choose their kernels
 
@@ -16,11 +19,12 @@ class Captured:
     What a call returns is overwritten by the next call. The model is kept: the graph reads its weights.
     """
 
-    def __init__(self, model: nn.Module, samples: Tensor) -> None:
+    def __init__(self, model: nn.Module, samples: Any) -> None:
         self._model = model
-        self._samples = samples.clone()
-        stream = torch.cuda.Stream(samples.device)
-        with torch.inference_mode(), torch.cuda.device(samples.device):
+        self._samples = each(torch.clone, samples)
+        device = first(samples).device
+        stream = torch.cuda.Stream(device)
+        with torch.inference_mode(), torch.cuda.device(device):
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP):
@@ -31,8 +35,9 @@ class Captured:
                 self._outputs: Tensor = model(self._samples)
             reset(model)  # what it carried of the warm-up
 
-    def __call__(self, samples: Tensor) -> Tensor:
+    def __call__(self, samples: Any) -> Tensor:
         """Outputs [B, ...] of a batch [B, ...]."""
-        self._samples.copy_(samples)
+        for static, given in zip(tensors(self._samples), tensors(samples), strict=True):
+            static.copy_(given)
         self._graph.replay()
         return self._outputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 from time import perf_counter
 from typing import Any
 
@@ -50,7 +50,7 @@ def loads(lanes: Sequence[Lane], counts: Sequence[int], seconds: float) -> None:
                     reasons[lane.contender] = reason(error)
         for lane in lanes:
             slices, why = found[lane.contender], reasons.get(lane.contender)
-            lane.loads.append(_summed(slices, clients, len(lane.samples)) if why is None
+            lane.loads.append(_summed(slices, clients, lane.batch) if why is None
                               else Load(clients=clients, reason=why))  # fmt: skip
 
 
@@ -60,7 +60,10 @@ def _slice(lane: Lane, clients: int, seconds: float) -> _Slice:
     together = Barrier(clients)
     with ThreadPoolExecutor(clients) as pool:
         futures = [pool.submit(_client, lane, together, seconds) for _ in range(clients)]
-        each = [future.result() for future in futures]
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    if errors:  # that of a client which only found the barrier broken comes last
+        raise min(errors, key=lambda error: isinstance(error, BrokenBarrierError))
+    each = [future.result() for future in futures]
     return _Slice([one for took, _ in each for one in took], sum(len(took) / spent for took, spent in each))
 
 
@@ -68,7 +71,7 @@ def _client(lane: Lane, together: Barrier, seconds: float) -> tuple[list[float],
     """Seconds of every request, at least one, and of all of them together."""
     runner, samples = lane.runner, lane.samples
     assert runner is not None, "only lanes that passed the gate are timed"
-    stream = torch.cuda.Stream(samples.device) if samples.device.type == "cuda" else None
+    stream = torch.cuda.Stream(lane.device) if lane.device.type == "cuda" else None
 
     def request() -> None:
         runner(samples)

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from litfast.bench import modes
 from litfast.bench.memory import peak_bytes
 from litfast.bench.modes import Runner
 from litfast.engine.trial import reason
+from litfast.fields import each, first
 
 BLOCK_S = 0.005  # one timing lasts at least this long: far above the clock's and the scheduler's grain
 HOST_CALLS = 5  # single calls a block whose wall time is taken on CUDA
@@ -51,7 +53,7 @@ class Lane:
 
     contender: str
     mode: str
-    samples: Tensor
+    samples: Any
     runner: Runner | None = None
     gate: bool | None = None
     error: float | None = None
@@ -65,10 +67,19 @@ class Lane:
     loads: list[Load] = field(default_factory=list)
     joules: float | None = None
 
+    @property
+    def batch(self) -> int:
+        return len(first(self.samples))
+
+    @property
+    def device(self) -> torch.device:
+        return first(self.samples).device
+
     def fail(self, error: Exception) -> None:
         """Note why it cannot be timed; what was timed of it goes."""
         self.rounds.clear()
         self.loads.clear()
+        self.joules = None
         self.reason, self.full = reason(error), out_of_memory(error)
 
 
@@ -78,20 +89,21 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or said is not None
 
 
-def truth(name: str, model: nn.Module, samples: Tensor) -> Tensor | Exception:
+def truth(name: str, model: nn.Module, samples: Any) -> Tensor | Exception:
     """The eager fp32 outputs, or the error of a batch for which there is no memory.
 
     Raises:
-        ValueError, TypeError: the model does not take the samples, or returns something else than one tensor.
+        ValueError: the model does not take the samples.
+        TypeError: it returns something else than one tensor.
     """
     try:
         runner = modes.prepare(model, "eager", "fp32", samples)
         with torch.inference_mode():
             outputs = runner(samples)
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # this runs the user's forward: anything may be raised
         if out_of_memory(error):
             return error.with_traceback(None)  # whose frames would keep the memory
-        why = f"measure: {name} must take samples {list(samples.shape)}, got: {reason(error)}"
+        why = f"measure: {name} must take samples {each(_shape, samples)}, got: {reason(error)}"
         raise ValueError(why) from error
     if not isinstance(outputs, Tensor):
         raise TypeError(f"measure: {name} must return one tensor, got {type(outputs).__name__}")
@@ -99,21 +111,24 @@ def truth(name: str, model: nn.Module, samples: Tensor) -> Tensor | Exception:
 
 
 def build(
-    name: str, model: nn.Module, samples: Tensor, expected: Tensor | Exception, *, mode: str, precision: str
+    name: str, model: nn.Module, samples: Any, expected: Tensor | Exception, *, mode: str, precision: str
 ) -> Lane:
     """Make the contender and hold it to the gate; whatever goes wrong becomes its reason.
 
     Its outputs may lie as far from the eager fp32 ones as `modes.tolerance` says. A model that is more
     sensitive may err twice what it errs eagerly in that precision, up to `modes.COARSE`.
     """
-    samples = modes.converted(samples, mode, precision)
     lane = Lane(
-        contender=name, mode=mode, samples=samples, tolerance=modes.tolerance(precision, samples.device)
+        contender=name,
+        mode=mode,
+        samples=samples,
+        tolerance=modes.tolerance(precision, first(samples).device),
     )
     if isinstance(expected, Exception):
         lane.fail(expected)
         return lane
     try:
+        lane.samples = samples = modes.converted(samples, mode, precision)
         lane.runner = modes.prepare(model, mode, precision, samples)
         with torch.inference_mode():
             lane.error = modes.deviation(lane.runner(samples), expected)
@@ -124,14 +139,16 @@ def build(
         return lane
     lane.gate = lane.error <= lane.tolerance
     if not lane.gate:
-        lane.reason = (
-            f"outputs differ from its eager fp32 outputs by {lane.error:.2g} of the largest one, "
-            f"more than {lane.tolerance:.2g}"
-        )
+        lane.reason = "outputs, or its eager fp32 ones, are not finite, or their shapes differ"
+        if math.isfinite(lane.error):
+            lane.reason = (
+                f"outputs differ from its eager fp32 outputs by {lane.error:.2g} of the largest one, "
+                f"more than {lane.tolerance:.2g}"
+            )
     return lane
 
 
-def _own_error(model: nn.Module, samples: Tensor, expected: Tensor, precision: str) -> float:
+def _own_error(model: nn.Module, samples: Any, expected: Tensor, precision: str) -> float:
     """What the precision alone costs: k-max pooling, for one, picks other values where some nearly tie."""
     samples = modes.converted(samples, "eager", precision)
     runner = modes.prepare(model, "eager", precision, samples)
@@ -142,8 +159,8 @@ def calibrate(lane: Lane) -> None:
     """Choose the calls of one block, and note the memory of a call where torch's allocator sees it."""
     runner, samples = lane.runner, lane.samples
     assert runner is not None, "only lanes that passed the gate are timed"
-    if modes.allocates(lane.mode, samples.device):
-        lane.peak_bytes = peak_bytes(lambda: runner(samples), samples.device)
+    if modes.allocates(lane.mode, lane.device):
+        lane.peak_bytes = peak_bytes(lambda: runner(samples), lane.device)
     once = min(block(lane))
     if once < 10 * BLOCK_S:  # one call may have been held up: look again
         lane.calls = 5
@@ -156,7 +173,7 @@ def block(lane: Lane) -> list[float]:
     assert lane.runner is not None, "only lanes that passed the gate are timed"
     if lane.calls > 1:  # short calls find the caches swept by the contender before them
         lane.runner(lane.samples)
-    if lane.samples.device.type == "cuda":
+    if lane.device.type == "cuda":
         lane.host += [_whole_call(lane.runner, lane.samples) for _ in range(min(lane.calls, HOST_CALLS))]
         return _block_cuda(lane.runner, lane.samples, lane.calls)
     took = []
@@ -167,18 +184,18 @@ def block(lane: Lane) -> list[float]:
     return took
 
 
-def _whole_call(runner: Runner, samples: Tensor) -> float:
+def _whole_call(runner: Runner, samples: Any) -> float:
     """From the launch to the result, as one who waits for it sees it."""
-    torch.cuda.synchronize(samples.device)
+    torch.cuda.synchronize(first(samples).device)
     start = perf_counter()
     runner(samples)
-    torch.cuda.synchronize(samples.device)
+    torch.cuda.synchronize(first(samples).device)
     return perf_counter() - start
 
 
-def _block_cuda(runner: Runner, samples: Tensor, calls: int) -> list[float]:
+def _block_cuda(runner: Runner, samples: Any, calls: int) -> list[float]:
     """From event to event: the GPU's time, and the host's where the GPU waits for it."""
-    with torch.cuda.device(samples.device):
+    with torch.cuda.device(first(samples).device):
         events = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
         torch.cuda.synchronize()
         events[0].record()
@@ -187,3 +204,7 @@ def _block_cuda(runner: Runner, samples: Tensor, calls: int) -> list[float]:
             event.record()
         torch.cuda.synchronize()
     return [start.elapsed_time(end) / 1000 for start, end in pairwise(events)]
+
+
+def _shape(x: Tensor) -> list[int]:
+    return list(x.shape)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from litfast.bench.capture import Captured
 from litfast.carried import reset
+from litfast.fields import each, first
 from litfast.models import Input
 from litfast.models.inference import fused_model
 from litfast.registry import Registry
 
-Runner = Callable[[Tensor], Tensor]
+Runner = Callable[[Any], Tensor]  # of a batch: a tensor, or several by name
 # A mode makes a callable of a model (an fp32 copy, eval, on its device), the samples that it will read
 # (already `converted`) and the dtype that it shall compute in.
-Mode = Callable[[nn.Module, Tensor, torch.dtype], Runner]
+Mode = Callable[[nn.Module, Any, torch.dtype], Runner]
 
 MODES: Registry[Mode] = Registry("bench: mode")
 PRECISIONS: Registry[torch.dtype] = Registry("bench: precision")
@@ -34,35 +36,37 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def _eager(model: nn.Module, samples: Tensor, dtype: torch.dtype) -> Runner:
+def _eager(model: nn.Module, samples: Any, dtype: torch.dtype) -> Runner:
     return _cast(model, dtype)
 
 
-def _compile(model: nn.Module, samples: Tensor, dtype: torch.dtype, *, mode: str | None = None) -> Runner:
+def _compile(model: nn.Module, samples: Any, dtype: torch.dtype, *, mode: str | None = None) -> Runner:
     # fullgraph: a part that fell back to eager would be timed as compiled; it is refused, with torch's reason
     compiled: Runner = torch.compile(_cast(model, dtype), dynamic=False, fullgraph=True, mode=mode)
     return compiled
 
 
-def _graph(model: nn.Module, samples: Tensor, dtype: torch.dtype) -> Runner:
+def _graph(model: nn.Module, samples: Any, dtype: torch.dtype) -> Runner:
     return Captured(_cast(model, dtype), samples)
 
 
-def _folded(model: nn.Module, samples: Tensor, dtype: torch.dtype) -> Runner:
+def _folded(model: nn.Module, samples: Any, dtype: torch.dtype) -> Runner:
     return fused_model(model, samples, dtype=dtype)
 
 
-def _onnx(model: nn.Module, samples: Tensor, dtype: torch.dtype) -> Runner:
+def _onnx(model: nn.Module, samples: Any, dtype: torch.dtype) -> Runner:
     from litfast.export import onnx
 
-    reads = Input(
-        tuple(samples.shape[1:]),
-        alphabet=None if samples.is_floating_point() else int(samples.max()) + 1,
-    )
+    named = samples.items() if isinstance(samples, Mapping) else [("", samples)]
+    reads = Input.of([{"name": name, "shape": x.shape[1:], "alphabet": _alphabet(x)} for name, x in named])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.onnx")
         onnx.save(file, model, reads)
         return onnx.runner(file, threads=torch.get_num_threads())
+
+
+def _alphabet(x: Tensor) -> int | None:
+    return None if x.is_floating_point() else int(x.max()) + 1
 
 
 COMPILED = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch's, beside its default
@@ -95,7 +99,7 @@ def every(device: torch.device) -> list[str]:
     return [mode for mode in MODES if mode not in same and refusal(mode, "fp32", device) is None]
 
 
-def prepare(model: nn.Module, mode: str, precision: str, samples: Tensor) -> Runner:
+def prepare(model: nn.Module, mode: str, precision: str, samples: Any) -> Runner:
     """A runner over a copy of `model` on the samples' device; the model keeps its flags, dtype and layout.
 
     The copy is in eval mode, channels-last, and *converted* to the precision, as a deployed model is, where
@@ -108,25 +112,28 @@ def prepare(model: nn.Module, mode: str, precision: str, samples: Tensor) -> Run
     Raises:
         ValueError: the mode cannot serve this (`refusal`), or an unknown name.
     """
-    why = refusal(mode, precision, samples.device)
+    device = first(samples).device
+    why = refusal(mode, precision, device)
     if why:
         raise ValueError(why)
-    copied = copy.deepcopy(model).eval().to(samples.device)
+    copied = copy.deepcopy(model).eval().to(device)
     reset(copied)
     return MODES[mode](copied, samples, PRECISIONS[precision])
 
 
-def converted(samples: Tensor, mode: str, precision: str) -> Tensor:
+def converted(samples: Any, mode: str, precision: str) -> Any:
     """A batch as `prepare`'s runners read it: floats in the precision, images channels-last, ids as is.
 
     ONNX has one layout: there images stay as they are, channels first.
     """
-    if not samples.is_floating_point():
-        return samples
-    last = samples.ndim == 4 and mode != "onnx"
-    return samples.to(
-        dtype=PRECISIONS[precision], memory_format=torch.channels_last if last else torch.preserve_format
-    )
+
+    def convert(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        layout = torch.channels_last if x.ndim == 4 and mode != "onnx" else torch.preserve_format
+        return x.to(dtype=PRECISIONS[precision], memory_format=layout)
+
+    return each(convert, samples)
 
 
 def forget(mode: str) -> None:
@@ -158,8 +165,8 @@ def tolerance(precision: str, device: torch.device) -> float:
 
 
 def deviation(outputs: Tensor, truth: Tensor) -> float:
-    """max |outputs - truth| / max |truth|; infinite where shapes differ or a value is not finite."""
-    if outputs.shape != truth.shape or not bool(torch.isfinite(outputs).all()):
+    """max |outputs - truth| / max |truth|; infinite where shapes differ or anything is not finite."""
+    if outputs.shape != truth.shape or not all(bool(torch.isfinite(x).all()) for x in (outputs, truth)):
         return float("inf")
     largest = truth.abs().max().item()
     difference = (outputs.float() - truth).abs().max().item()

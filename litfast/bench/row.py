@@ -68,7 +68,7 @@ class Row:
 
 def of(lane: Lane, precision: str, asked: int) -> Row:
     """What became of a lane; `asked` is the batch that it should have had."""
-    batch = len(lane.samples)
+    batch = lane.batch
     call_ms = [1000 * seconds for timing in lane.rounds for seconds in timing]
     host_ms = [1000 * seconds for seconds in lane.host] or call_ms  # the CPU's calls are the host's
     times = summary(call_ms, batch) if call_ms else {}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from litfast.models.sectioned import SectionedModel
+from litfast.models.sectioned import SectionedModel, check_sections
 
 FEWEST = 4  # samples: the debiased estimate divides by n - 3
 
@@ -70,9 +71,7 @@ def linear_cka(x: Tensor, y: Tensor, *, debiased: bool = False) -> float:
 
 
 @torch.inference_mode()
-def by_section(
-    teacher: SectionedModel, student: SectionedModel, batches: Iterable[Tensor]
-) -> list[Similarity]:
+def by_section(teacher: SectionedModel, student: SectionedModel, batches: Iterable[Any]) -> list[Similarity]:
     """Compare what both models make of the same samples, each on its own path, part by part.
 
     The models run as they are: put them into eval mode first.
@@ -85,8 +84,9 @@ def by_section(
         The stem, every section and the output, in this order.
 
     Raises:
-        ValueError: other numbers of sections, or too few samples.
+        ValueError: none or other numbers of sections, or too few samples.
     """
+    check_sections("by_section", teacher=teacher, student=student)
     if len(teacher.names) != len(student.names):
         got = f"{len(student.names)} ({', '.join(student.names)})"
         raise ValueError(
@@ -100,7 +100,7 @@ def by_section(
     ]
 
 
-def _representations(model: SectionedModel, batch: Tensor) -> Sequence[Tensor]:
+def _representations(model: SectionedModel, batch: Any) -> Sequence[Tensor]:
     irs, output = model.observe(batch)
     return [*irs, output]
 

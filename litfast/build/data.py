@@ -12,7 +12,9 @@ from torch import Tensor
 from litfast.build.method import trains_generator
 from litfast.config import Config, DataConfig
 from litfast.data import choice, screen, sets
+from litfast.data.field_loader import FieldLoader
 from litfast.data.loader import Loader
+from litfast.data.sets.field_set import FieldSet
 from litfast.data.sets.image_set import Choosable, ImageSet, hold_out
 from litfast.data.sets.text_set import Corpus, TextSet
 from litfast.data.shape import image_shape
@@ -106,10 +108,10 @@ def data(config: Config, ranks: Ranks = ALONE) -> tuple[Config, Data]:
         found = replace(found, mean=(0.5,) * len(found.mean), std=(0.5,) * len(found.std), crop=0)
     if isinstance(found, ImageSet):
         return _images(config, found, ranks)
-    _check_ids(config, "texts" if isinstance(found, TextSet) else "words")
-    if isinstance(found, TextSet):
-        return _texts(config, found, ranks)
-    return _words(config, found, ranks)
+    _check_ids(config, "words" if isinstance(found, Corpus) else "texts")
+    if isinstance(found, FieldSet):
+        return _fields(config, found, ranks)
+    return _texts(config, found, ranks) if isinstance(found, TextSet) else _words(config, found, ranks)
 
 
 def _images(config: Config, images: ImageSet, ranks: Ranks) -> tuple[Config, Data]:
@@ -194,6 +196,36 @@ def _texts(config: Config, texts: TextSet, ranks: Ranks) -> tuple[Config, Data]:
         left_out=(),
         advice=lambda share: "",
         splits=_split(said, texts.train, texts.val) | {"test": texts.test},
+        serve=serve,
+    )
+
+
+def _fields(config: Config, found: FieldSet, ranks: Ranks) -> tuple[Config, Data]:
+    said = config.data
+
+    def serve(samples: Any, *, train: bool, shared: bool = False) -> Loader:
+        shard = _shard(ranks, shared)
+        size = said.batch // shard["num_shards"] if train else EVAL_BATCH
+        place = config.engine.device
+        return FieldLoader(samples, batch=size, train=train, seed=config.seed, device=place, **shard)
+
+    inputs = [
+        {"name": name, "shape": shape, "alphabet": found.alphabets.get(name)}
+        for name, shape in found.shapes.items()
+    ]
+    read = Input.of(inputs)
+    return _settled(config, "resident"), Data(
+        name=found.name,
+        unit="texts" if read.alphabet is not None else "samples",
+        classes=found.classes,
+        attributes=False,
+        input=read,
+        form={"shape": list(read.shape), "alphabet": read.alphabet, "inputs": read.listed},
+        loaded=f"loader: resident (a batch is one gather of each of {', '.join(found.shapes)})",
+        notes=(),
+        left_out=(),
+        advice=lambda share: "",
+        splits=_split(said, found.train, found.val) | {"test": found.test},
         serve=serve,
     )
 

@@ -219,7 +219,7 @@ def experiment(config: Config, ranks: Ranks = ALONE) -> Experiment:
     torch.manual_seed(config.seed)
     teacher = models.teacher(config, found)
     critic = models.discriminator(config, found)  # before the students: it is the same whatever they are
-    students = models.students(config, found)
+    students = models.students(config, found, teacher)
     models.check_models(config, found, teacher, students)
     whole = config.engine.distributed == "sections"
     train, test = found.loader("train", whole=whole), judging(found, "test", teacher)

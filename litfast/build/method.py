@@ -86,6 +86,10 @@ def method_options(config: Config) -> dict[str, Any]:
         given[key] = coerce(hints[key], value, f"method.{key}")
     if "student_init" in hints:
         given["student_init"] = config.student.init
+    elif config.student.adapters:
+        raise ValueError(
+            f"recipe: student.adapters must be left out for method {name!r}, which pairs no sections"
+        )
     elif config.student.init != "random":
         raise ValueError(
             f"recipe: student.init must be 'random' for method {name!r}, got {config.student.init!r}"

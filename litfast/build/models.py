@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from litfast.build.data import Data
@@ -15,9 +17,9 @@ from litfast.config import OF_DATA, Config, StudentConfig, TeacherConfig
 from litfast.config.tables import AUTO
 from litfast.data.sets.items import Items
 from litfast.methods import METHODS, check_chain, check_labels
-from litfast.models import GENERATORS, MODELS, Input, create, is_foreign, reads
+from litfast.models import GENERATORS, MODELS, Input, adapted, create, is_foreign, reads, width_maps
 from litfast.models.blocks import blocks, share
-from litfast.models.sectioned import SectionedModel
+from litfast.models.sectioned import SectionedModel, check_sections
 from litfast.models.stargan import Discriminator, check_size
 from litfast.models.weights import load_weights
 from litfast.registry import unknown
@@ -51,9 +53,15 @@ def teacher(config: Config, data: Data) -> SectionedModel | None:
     return made
 
 
-def students(config: Config, data: Data) -> tuple[SectionedModel, ...]:
-    """The student, or those of a chain, with the weights that the recipe names."""
+def students(config: Config, data: Data, teacher: SectionedModel | None) -> tuple[SectionedModel, ...]:
+    """The student, or those of a chain, with the adapters and the weights that the recipe names."""
     made = tuple(model(said, data) for said in links(config))
+    if config.student.adapters and teacher is not None:
+        sample = model_input(config, data).example(2, generator=torch.Generator())
+        chained = accumulate(
+            (teacher, *made), lambda wide, thin: adapted(wide, thin, width_maps(wide, thin, sample))
+        )
+        made = tuple(chained)[1:]
     if config.student.weights is not None:
         load_weights(made[-1], config.student.weights)
     return made
@@ -85,6 +93,7 @@ def settled(config: Config, data: Data) -> Config:
 def _of_teacher(said: StudentConfig, of: TeacherConfig, teacher: SectionedModel) -> StudentConfig:
     """The teacher's model with the share `depth` of its blocks."""
     assert said.depth is not None
+    check_sections("recipe: student.model 'auto'", teacher=teacher)
     counts = tuple(share(len(blocks(teacher.model, name)), said.depth) for name in teacher.names)
     boundaries = (teacher.spec or {}).get("boundaries")
     return replace(
@@ -136,6 +145,8 @@ def model(said: TeacherConfig | StudentConfig, data: Samples) -> SectionedModel:
 
 def _read(name: str, data: Samples) -> dict[str, Any]:
     """What `create` is told of the samples."""
+    if data.input.beside:
+        return {"alphabet": data.input.alphabet, "size": data.input.shape, "inputs": data.input.listed}
     if data.unit == "images":
         return {"channels": data.input.shape[0], "size": data.input.shape[1:]}
     if is_foreign(name):

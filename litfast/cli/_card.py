@@ -98,6 +98,8 @@ def _phase_rows(results: dict[str, Any]) -> list[str]:
 
 def _input(experiment: Experiment) -> str:
     data = experiment.data
+    if data.input.beside:
+        return ", ".join(f"{one['name']} {one['shape']}" for one in data.input.listed)
     shape = "x".join(str(n) for n in data.input.shape)
     if data.input.alphabet is not None:
         kind = "word" if data.unit == "words" else "character"

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from litfast import build
 from litfast.bench.similarity import FEWEST as FEWEST
 from litfast.bench.similarity import Similarity, by_section
 from litfast.cli import _runs
 from litfast.data.sets.image_set import hold_out
+from litfast.fields import each, first
 from litfast.models import with_domain
 
 SAMPLES = ("auto", "test", "random")
@@ -40,22 +41,25 @@ def similarity(run: _runs.Finished, samples: str, count: int) -> tuple[list[Simi
         return None, str(error)
 
 
-def _batches(run: _runs.Finished, samples: str, count: int) -> tuple[list[Tensor], str]:
+def _batches(run: _runs.Finished, samples: str, count: int) -> tuple[list[Any], str]:
     why = ""
     if samples != "random":
         try:
             images = list(_tested(run, count))
-            return [_read(run, part) for part in images], f"{sum(map(len, images))} test {run.data.unit}"
+            return [
+                _read(run, part) for part in images
+            ], f"{sum(len(first(x)) for x in images)} test {run.data.unit}"
         except (ValueError, OSError) as error:
             if samples == "test":
                 raise
             why = f" (no test samples: {error})"
     drawn = run.data.input.example(count, generator=torch.Generator().manual_seed(0))
     said = f"{count} random samples, unlike any that the models were trained on{why}"
-    return [_read(run, part) for part in drawn.split(BATCH)], said
+    parts = [each(lambda x, at=at: x[at : at + BATCH], drawn) for at in range(0, count, BATCH)]
+    return [_read(run, part) for part in parts], said
 
 
-def _tested(run: _runs.Finished, count: int) -> Iterator[Tensor]:
+def _tested(run: _runs.Finished, count: int) -> Iterator[Any]:
     """Samples of the test split, [B, ...] as a loader delivers them; windows of words are the first ones."""
     settings = replace(run.config, engine=replace(run.config.engine, device="cpu"))
     _, found = build.data(build.resolve(settings))
@@ -67,11 +71,11 @@ def _tested(run: _runs.Finished, count: int) -> Iterator[Tensor]:
         loader = found.serve(chosen, train=False)
         count = len(chosen)
     for batch in islice(loader.batches(0), -(-count // loader.batch)):
-        yield batch.images[:count]
-        count -= len(batch.images)
+        yield each(lambda x, most=count: x[:most], batch.images)
+        count -= len(batch.target)
 
 
-def _read(run: _runs.Finished, images: Tensor) -> Tensor:
+def _read(run: _runs.Finished, images: Any) -> Any:
     """The samples as the models read them: before a generator each image with one domain, all in turn."""
     if not build.trains_generator(run.config):
         return images

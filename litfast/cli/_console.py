@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from litfast.engine import ranks
+from litfast.errors import first_line
 
 PIPE_WIDTH = 120  # where nobody watches there is no terminal to ask for its width
 out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -51,7 +52,7 @@ def usage() -> Iterator[None]:
 def fail(error: BaseException, code: int) -> NoReturn:
     """One line on stderr, of several ranks that of the first to fail, then out."""
     err.quiet = not ranks.current().speaks()
-    say(f"litfast: {error}", err, "red")
+    say(f"litfast: {first_line(error)}", err, "red")
     raise typer.Exit(code)
 
 
@@ -105,11 +106,3 @@ def count(number: float) -> str:
         if number >= size:
             return f"{number / size:.2f} {unit}"
     return f"{number:.0f}"
-
-
-def size(number: float) -> str:
-    """Bytes for people, in powers of 1024."""
-    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if number >= 1 << power:
-            return f"{number / (1 << power):.1f} {unit}"
-    return f"{number:.0f} B"

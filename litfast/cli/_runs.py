@@ -5,6 +5,7 @@ The data set is not needed for it: the run has written down what its samples are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,18 @@ class Finished:
         }
 
 
+def check_different(who: str, paths: Sequence[Path]) -> None:
+    """Refuse one run that is given twice.
+
+    Raises:
+        ValueError: see above.
+    """
+    places = [path.resolve() for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
+            raise ValueError(f"{who}: runs must differ, got {path} twice")
+
+
 def finished(path: Path) -> Finished:
     """Open the run in a folder.
 
@@ -92,9 +105,10 @@ def _described(results: dict[str, Any], document: dict[str, Any]) -> Described:
     shape, alphabet = tuple(reads["shape"]), reads.get("alphabet")
     if "channels" in made:
         shape = (made["channels"], *shape[1:])
+    several = reads.get("inputs")
     return Described(
         name=results["data"],
         unit=results["unit"],
         classes=tuple(document["classes"]),
-        input=Input(shape, alphabet=alphabet),
+        input=Input.of(several) if several else Input(shape, alphabet=alphabet),
     )

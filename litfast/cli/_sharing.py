@@ -38,7 +38,7 @@ def show(
     network: Network,
     sets: Sequence[str],
     batch: int | None,
-    image: Sequence[int],
+    sizes: dict[str, Any],
     length: int,
     classes: int,
     precision: str,
@@ -52,7 +52,7 @@ def show(
     with _console.usage():
         sharing.check_ranks(ranks)
         if name in MODELS:
-            phase, samples = _of_teacher(name, batch or BATCH, image, length, classes)
+            phase, samples = _of_teacher(name, batch or BATCH, sizes, length, classes)
         else:
             phase, samples = _of_recipe(name, sets, batch)
     _console.say("plan: what each section costs", _console.err, "dim")
@@ -77,10 +77,9 @@ def show(
 
 
 def _of_teacher(
-    name: str, batch: int, image: Sequence[int], length: int, classes: int
+    name: str, batch: int, sizes: dict[str, Any], length: int, classes: int
 ) -> tuple[Phase, Batch]:
     """LIT's sections for random weights and random samples: they cost what trained ones do."""
-    sizes: dict[str, Any] = {"channels": image[0], "size": image[1:]}
     teacher = create(name, classes=classes, **sizes)
     counts = [share(len(blocks(teacher.model, section)), DEPTH) for section in teacher.names]
     student = create(name, classes=classes, blocks=counts, **sizes)

@@ -7,7 +7,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from litfast.bench.metric import METRICS, Metric
 from litfast.cli import _trials
 from litfast.config import Config, MethodConfig, StudentConfig
 from litfast.methods import METHODS
@@ -71,13 +73,18 @@ def with_options(settings: Config, options: Mapping[str, float]) -> Config:
 
 
 def pick(stage: Stage, outcomes: Sequence[_trials.Outcome]) -> float | None:
-    """The value of the best validation accuracy; of equals that nearest to the recipe's own, or the first."""
+    """The value of the best validation result; of equals that nearest to the recipe's own, or the first."""
     scored = [
-        (outcome.results["val_accuracy"], -abs(value - stage.own), -at, value)
+        (metric.cost(outcome.results[f"val_{metric.name}"]), abs(value - stage.own), at, value)
         for at, (value, outcome) in enumerate(zip(stage.values, outcomes, strict=True))
-        if outcome.results is not None
+        if outcome.results is not None and (metric := validated(outcome.results))
     ]
-    return max(scored)[-1] if scored else None
+    return min(scored)[-1] if scored else None
+
+
+def validated(results: Mapping[str, Any]) -> Metric:
+    """What a trial is judged by: of a language model perplexity, else accuracy."""
+    return METRICS["accuracy" if results.get("val_perplexity") is None else "perplexity"]
 
 
 def smallest(model: str) -> str:

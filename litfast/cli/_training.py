@@ -100,8 +100,10 @@ def carry_out(
 def _validated(run: RunDirectory, experiment: build.Experiment, seconds: dict[str, float]) -> dict[str, Any]:
     """What a search may know of a run: the student on the validation split; trial.json holds it."""
     assert experiment.val is not None
+    found = evaluate(experiment.student, experiment.val)
     results = {
-        "val_accuracy": evaluate(experiment.student, experiment.val).accuracy,
+        "val_accuracy": found.accuracy,
+        "val_perplexity": found.perplexity,
         "samples": {split: experiment.data.size(split) for split in ("train", "val")},
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }

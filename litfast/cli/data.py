@@ -30,7 +30,7 @@ from litfast.data.describe import describe
 from litfast.data.detect import Found, detect
 from litfast.data.fetch import SOURCES
 from litfast.data.fetch import fetch as bring
-from litfast.data.sets import DATASETS, Corpus, ImageSet, TextSet, load
+from litfast.data.sets import DATASETS, Corpus, FieldSet, ImageSet, TextSet, load
 from litfast.registry import unknown
 
 app = typer.Typer(name="data", help="Fetch data sets, look into them.", no_args_is_help=True)
@@ -123,10 +123,15 @@ def _found(what: str) -> Found:
 
 def _open(found: Found, bars: _Bars) -> ImageSet | TextSet | Corpus:
     if found.format == "embedded":
-        return load(found.name)
+        return _known(load(found.name))
     told = "progress" in inspect.signature(DATASETS[found.name]).parameters  # of the ids that are built once
     options = {"progress": partial(bars.of_bytes, "reading")} if told else {}
-    return load(found.name, found.path, **options)
+    return _known(load(found.name, found.path, **options))
+
+
+def _known(opened: ImageSet | TextSet | Corpus | FieldSet) -> ImageSet | TextSet | Corpus:
+    assert not isinstance(opened, FieldSet), "only a set of one's own has fields"
+    return opened
 
 
 def _draw(opened: ImageSet | TextSet | Corpus, sheet: Path | None) -> str | None:

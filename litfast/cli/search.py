@@ -42,7 +42,9 @@ def search(
         bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
     ] = False,
 ) -> None:
-    """Choose tau, then alpha, then beta by validation accuracy; the test samples are never looked at.
+    """Choose tau, then alpha, then beta on validation samples; the test samples are never looked at.
+
+    The best accuracy counts, of a language model the best perplexity.
 
     tau is chosen by plain KD of a small student (over the epochs of all phases, or as a [distill] table
     says), alpha and beta with the recipe's own student and method. An option with one value is taken as it
@@ -129,7 +131,7 @@ def _run(
 def _row(
     stage: _stages.Stage, value: float, outcome: _trials.Outcome | None, *, is_chosen: bool
 ) -> dict[str, Any]:
-    """A trial for the record; a value that was not tried has no accuracy."""
+    """A trial for the record; a value that was not tried has no result."""
     results = None if outcome is None else outcome.results
     settings = stage.settings
     return {
@@ -139,6 +141,7 @@ def _row(
         "student": settings.student.model or list(settings.student.chain),
         "trial": None if outcome is None else outcome.trial.name,
         "val_accuracy": None if results is None else results["val_accuracy"],
+        "val_perplexity": None if results is None else results.get("val_perplexity"),
         "val_samples": None if results is None else results["samples"]["val"],
         "seconds": None if results is None else cells.seconds(results),
         "failed": outcome.reason or None if outcome is not None else None,
@@ -151,7 +154,8 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(title="search")
     for column in ("stage", "trained"):
         table.add_column(column)
-    for column in ("value", "validation accuracy, %", "seconds"):
+    metric = _stages.validated(next((row for row in rows if row["val_perplexity"] is not None), {}))
+    for column in ("value", f"validation {metric.label}", "seconds"):
         table.add_column(column, justify="right")
     table.add_column("")
     before = ""
@@ -159,11 +163,10 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
         if before not in ("", row["stage"]):
             table.add_section()
         head = ("", "") if row["stage"] == before else (row["stage"], f"{row['method']} {row['student']}")
-        accuracy = "failed" if row["failed"] else "-"
-        if row["val_accuracy"] is not None:
-            accuracy = f"{row['val_accuracy']:.2f}"
+        result = row[f"val_{metric.name}"]
+        scored = "failed" if row["failed"] else "-" if result is None else f"{result:.2f}"
         took = "-" if row["seconds"] is None else cells.duration(row["seconds"])
-        table.add_row(*head, f"{row['value']:g}", accuracy, took, "chosen" if row["chosen"] else "")
+        table.add_row(*head, f"{row['value']:g}", scored, took, "chosen" if row["chosen"] else "")
         before = row["stage"]
     return table
 

@@ -18,7 +18,13 @@ from litfast.phase import Schedule
 from litfast.registry import unknown
 
 OF_RUN = {"model", "blocks", "boundaries", "options", "weights"}  # what `run` stands for
-OF_DATA = ("classes", "channels", "size", "alphabet")  # of a model's spec; a recipe has them from its data
+OF_DATA = (
+    "classes",
+    "channels",
+    "size",
+    "alphabet",
+    "inputs",
+)  # of a model's spec; a recipe has them from its data
 
 
 def recipes() -> dict[str, Path]:

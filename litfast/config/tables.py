@@ -51,8 +51,9 @@ class TeacherConfig:
 
     `weights` is a file, or "own": those that the model comes with (a timm model's with `pretrained = true`
     among its options, those that a FILE.py's function loads). `boundaries` name the submodules that end its
-    sections, or are "auto". `check` says what becomes of a loaded teacher that looks wrong on this data:
-    warn, refuse, or off.
+    sections, or are "auto"; [] is a model without sections, as is one that cannot be cut: kd, ban and scratch
+    need none. `check` says what becomes of a loaded teacher that looks wrong on this data: warn, refuse, or
+    off.
     """
 
     model: str
@@ -78,6 +79,8 @@ class StudentConfig:
 
     `model` "auto" is the teacher's with the share `depth` of the blocks of each section, at least one.
     `boundaries` name the submodules that end its sections, or are "auto".
+    `adapters`: sections of other widths than the teacher's stand between linear maps in a copy of the
+    teacher, whose stem and head they get; the maps train with them and stay (see `litfast.models.adapters`).
     `chain` in place of `model`: depths in the teacher's family, each the teacher of the next ([17, 9]); their
     options are the teacher's unless `options` are given.
     `sections`: only these are compressed; the others are the teacher's own, copied and kept.
@@ -93,6 +96,7 @@ class StudentConfig:
     options: Options = field(default_factory=dict)
     init: str = "random"
     weights: str | None = None
+    adapters: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.model) == bool(self.chain):

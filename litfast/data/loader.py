@@ -12,7 +12,7 @@ UNLABELLED = -1  # the target of a sample that has no label
 
 
 class Batch(NamedTuple):
-    images: Tensor  # [B, C, H, W]; of a model with several inputs a mapping or a tuple (eager steps alone)
+    images: Any  # [B, C, H, W]; of a model with several inputs tensors [B, ...] by their names
     target: Tensor  # [B] int64, or [B, A] for A attributes; IGNORED for padding, UNLABELLED without a label
 
 

@@ -13,6 +13,7 @@ from litfast.data.loader import Batch
 from litfast.engine.meters import Ring
 from litfast.engine.step import Step
 from litfast.engine.trial import objection
+from litfast.fields import each, tensors
 from litfast.phase import Branch
 
 WARM_UP = 3  # eager runs before a capture: libraries choose their kernels, optimizers make their state
@@ -91,7 +92,7 @@ class GraphStep:
         self._step.set_lr(due, progress)
         if recorded is None:
             return self._step.compute(batch, due)
-        for static, tensor in zip(recorded.inputs, batch, strict=True):
+        for static, tensor in zip(tensors(recorded.inputs), tensors(batch), strict=True):
             if static is not tensor:
                 static.copy_(tensor, non_blocking=True)
         recorded.replay()
@@ -99,7 +100,7 @@ class GraphStep:
 
     def _settled(self, batch: Batch) -> bool:
         """Whether the batch is of the captured shape, or of one that is worth a new capture."""
-        shapes = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in batch]
+        shapes = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors(batch)]
         again, self._last = shapes == self._last, shapes
         if again and shapes != self._shapes:
             self._shapes = shapes
@@ -115,7 +116,7 @@ class GraphStep:
         return self._recorded.get(key)
 
     def _record(self, key: tuple[str, ...], batch: Batch, due: tuple[Branch, ...], progress: float) -> None:
-        inputs = Batch(*(torch.clone(tensor) for tensor in batch))
+        inputs = Batch(*each(torch.clone, batch))
         ring = Ring(self._rows)
         replays: list[Callable[[], None]] = []
 

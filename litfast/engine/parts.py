@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from litfast.data.loader import Batch
+from litfast.fields import each
 
 
 def parts(batch: Batch, count: int) -> list[Batch]:
     """A batch in `count` equal parts, as views."""
     if count == 1:
         return [batch]
-    if len(batch.images) % count:
-        raise ValueError(f"train: accumulate must divide the batch of {len(batch.images)}, got {count}")
-    return [Batch(*part) for part in zip(*(tensor.chunk(count) for tensor in batch), strict=True)]
+    if len(batch.target) % count:
+        raise ValueError(f"train: accumulate must divide the batch of {len(batch.target)}, got {count}")
+    return [Batch(*each(lambda x, at=at: x.chunk(count)[at], batch)) for at in range(count)]
 
 
 def combined(name: str, parts: Sequence[Tensor]) -> Tensor:

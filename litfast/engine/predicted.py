@@ -47,7 +47,7 @@ class Predicted:
 
     @torch.no_grad()
     def _said(self, batch: Batch) -> Tensor:
-        place = batch.images.device
+        place = batch.target.device
         teacher = self._teacher.to(place)
         with evaluating(teacher), torch.autocast(place.type, enabled=False):
             said: Tensor = teacher(batch.images).argmax(-1)

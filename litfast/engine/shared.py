@@ -15,6 +15,7 @@ from litfast.engine.placement import Block, Placement
 from litfast.engine.ranks import ALONE, Ranks
 from litfast.engine.relay import Relay, Route
 from litfast.engine.step import Step
+from litfast.fields import each
 from litfast.phase import Branch
 
 
@@ -169,7 +170,7 @@ def sharers(placement: Placement, ranks: Ranks) -> Ranks:
 
 def rows_of(batch: Batch, rows: slice) -> Batch:
     """Some rows of a batch, as views."""
-    return Batch(*(tensor[rows] for tensor in batch))
+    return Batch(*each(lambda x: x[rows], batch))
 
 
 def _routes(ours: slice, block: Block, batch: int) -> list[Route]:

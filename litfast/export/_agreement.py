@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from litfast.export import _fresh
-from litfast.export._plain import inner, plain
+from litfast.export._plain import called, inner, plain
 from litfast.models import Input, SectionedModel, create
 
 BATCHES = (1, 5)  # neither is what a program is traced on
@@ -47,12 +48,13 @@ def check_outputs(path: Path, model: nn.Module, input: Input) -> Agreement:
     draws = torch.Generator().manual_seed(0)
     inputs = [input.example(batch, generator=draws) for batch in BATCHES]
     ours = plain(model)
-    pairs = zip(_outputs(path, inputs), map(ours, inputs), strict=True)
+    expected_ones = (called(ours, x) for x in inputs)
+    pairs = zip(_outputs(path, inputs), expected_ones, strict=True)
     difference = max(_difference(theirs, expected) for theirs, expected in pairs)
     if not difference <= TOLERANCE:  # NaN is no agreement either
         raise ValueError(
-            f"export: outputs of {path} must be within {TOLERANCE:.0e} of the model's, "
-            f"got {difference:.1e}; do not use it"
+            f"export: outputs of {path.name} must be within {TOLERANCE:.0e} of the model's, "
+            f"got {difference:.1e}"
         )
     return Agreement(difference=difference, tolerance=TOLERANCE, batches=BATCHES)
 
@@ -67,11 +69,12 @@ def check_state(path: Path, state: Mapping[str, Tensor], model: nn.Module) -> Ag
     try:
         made.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"export: {path} must load into the plain model, got: {error}") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"export: {path.name} must load into the plain model, got: {said}") from error
     found, expected = made.state_dict(), model.state_dict()
     same = state.keys() == expected.keys() and all(_equal(found[k], v) for k, v in expected.items())
     if not same:
-        raise ValueError(f"export: {path} must load back bit for bit, got other weights; do not use it")
+        raise ValueError(f"export: {path.name} must load back bit for bit, got other weights")
     return Agreement()
 
 
@@ -83,16 +86,19 @@ def _anew(model: nn.Module) -> nn.Module:
         return create(**model.spec).model
 
 
-def _outputs(path: Path, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _outputs(path: Path, inputs: Sequence[Any]) -> list[Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         sent, received = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
-        np.savez(sent, *(x.numpy() for x in inputs))
+        named = [x if isinstance(x, dict) else {"": x} for x in inputs]
+        np.savez(
+            sent, **{f"{at}-{name}": x.numpy() for at, one in enumerate(named) for name, x in one.items()}
+        )
         # -P: beside the program lie modules with names of packages
         command = [sys.executable, "-P", _fresh.__file__, str(path), str(sent), str(received)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise ValueError(f"export: {path} must run in a fresh process, got: {said}")
+            raise ValueError(f"export: {path.name} must run in a fresh process, got: {said}")
         with np.load(received) as arrays:
             return [torch.from_numpy(array) for array in arrays.values()]
 

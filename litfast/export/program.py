@@ -12,27 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from litfast.export._file import ABOUT, write
-from litfast.export._plain import traced
+from litfast.export._plain import called, traced
 from litfast.models import Input
 
 
-def save(
-    path: str | Path,
-    model: nn.Module,
-    input: Input,
-    *,
-    batch: int = 2,
-    about: Mapping[str, Any] | None = None,
-) -> None:
+def save(path: str | Path, model: nn.Module, input: Input, *, about: Mapping[str, Any] | None = None) -> None:
     """Write a model as a program that takes any number of samples.
 
     The program is what the model computes in eval mode and fp32. A language model begins anew at every call.
 
     Args:
         path: replaced if it is there; the file appears whole or not at all.
-        model: takes one tensor; it is copied and left as it is.
+        model: takes what `input` says; it is copied and left as it is.
         input: one sample.
-        batch: samples that the model is traced on, at least 2.
         about: plain values that the file keeps as JSON, among its extra files as "model.json".
 
     Raises:
@@ -40,16 +32,16 @@ def save(
     """
     file = io.BytesIO()
     text = json.dumps(dict(about or {}))
-    torch.export.save(traced(model, input, batch=batch), file, extra_files={ABOUT: text})
+    torch.export.save(traced(model, input), file, extra_files={ABOUT: text})
     write(path, file.getvalue())
 
 
-def runner(path: str | Path) -> Callable[[Tensor], Tensor]:
-    """A function from a batch [B, ...] to the model's output, both on the CPU."""
+def runner(path: str | Path) -> Callable[[Any], Tensor]:
+    """A function from a batch, [B, ...] or several tensors by name, to the model's output, on the CPU."""
     program = torch.export.load(path).module()
 
-    def run(x: Tensor) -> Tensor:
-        out: Tensor = program(x)
+    def run(x: Any) -> Tensor:
+        out: Tensor = called(program, x)
         return out
 
     return run

@@ -13,7 +13,7 @@ from litfast.models.inference import Observer
 from litfast.models.inputs import Input
 from litfast.models.regressor import example, output, regressor
 from litfast.models.regressor import nonlinearity as nonlinearity_of
-from litfast.models.sectioned import SectionedModel
+from litfast.models.sectioned import SectionedModel, check_sections
 from litfast.ops import ir_loss, lit_loss
 from litfast.phase import Branch, Coefficient, Losses, Phase, Schedule
 from litfast.registry import unknown
@@ -73,6 +73,7 @@ def fitnets(
         if not (value >= 0 and isfinite(value)):
             raise ValueError(f"fitnets: {name} must be 0 or more and finite, got {value}")
     observer = observer or teacher
+    check_sections("fitnets", teacher=teacher, student=student)
     wanted = _place(teacher, "hint_section", hint_section)
     guided = _place(student, "guided_section", guided_section)
     goal, learned = example(teacher, wanted, input), example(student, guided, input)

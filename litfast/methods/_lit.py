@@ -14,7 +14,7 @@ from litfast.methods._line import teacher_line
 from litfast.methods._paths import Paths
 from litfast.models.inference import Observer
 from litfast.models.pairing import copy_blocks, copy_ends, copy_sections
-from litfast.models.sectioned import SectionedModel
+from litfast.models.sectioned import SectionedModel, check_sections
 from litfast.ops import ir_loss, lit_loss
 from litfast.phase import Branch, Line, Losses, Phase, Schedule
 from litfast.registry import unknown
@@ -54,7 +54,8 @@ def lit(
     end.
 
     Args:
-        teacher, student: sectioned alike; equal IR shapes, equal classes.
+        teacher, student: sectioned alike; equal IR shapes, equal classes. `litfast.models.adapted` makes a
+            student of other widths fit.
         sections, finetune: schedules of the two phases.
         alpha: weight of the hard-label term within L_KD.
         beta: weight of the KD term; 1 - beta on the IR terms.
@@ -139,6 +140,7 @@ def sections_phase(
     Options are as in `lit`: `names` are its train_sections, `copied` its copy_sections, `kd` its options of
     the KD term.
     """
+    check_sections(who, teacher=teacher, student=student)
     _one_of(who, "student_init", student_init, ("random", "teacher"))
     _one_of(who, "ir_input", ir_input, ("teacher", "student"))
     _one_of(who, "bn_stats", bn_stats, ("both", "ir", "own"))

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from litfast.data.loader import IGNORED, Batch
+from litfast.fields import each
 from litfast.methods._draws import outside
 from litfast.methods._virtual_step import Theta, after_virtual_step
 from litfast.models.auxiliary import Exits, LabelGenerator, Outputs, SelfTaught, feature_shapes
@@ -133,12 +134,12 @@ class _Step:
 
     def generator_loss(self, batch: Batch) -> Losses:
         """L_out at theta', a function of phi."""
-        if len(batch.images) < 2:
+        if len(batch.target) < 2:
             raise ValueError(
                 f"metadistiller: batch must hold 2 or more samples (one half teaches, one judges), "
-                f"got {len(batch.images)}"
+                f"got {len(batch.target)}"
             )
-        taught, judged = (Batch(*half) for half in zip(*(t.chunk(2) for t in batch), strict=True))
+        taught, judged = (Batch(*each(lambda t, at=at: t.chunk(2)[at], batch)) for at in (0, 1))
         loss = after_virtual_step(
             dict(self.exits.named_parameters()),
             run=lambda theta: self._virtual(theta, taught.images),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from litfast.models.adapters import adapted as adapted
+from litfast.models.adapters import width_maps as width_maps
 from litfast.models.counting import depth as depth
 from litfast.models.counting import macs as macs
 from litfast.models.counting import parameters as parameters
 from litfast.models.ensemble import Ensemble as Ensemble
-from litfast.models.foreign import AUTO, foreign
+from litfast.models.foreign import AUTO, UNCUT, foreign
 from litfast.models.foreign import is_foreign as is_foreign
 from litfast.models.foreign import reads as reads
 from litfast.models.inputs import Input as Input
@@ -55,6 +57,8 @@ def create(
     size: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
     boundaries: str | Sequence[str] | None = None,
+    adapters: Mapping[str, Any] | None = None,
+    inputs: Sequence[Mapping[str, Any]] = (),
     **options: Any,
 ) -> SectionedModel:
     """A model by name, freshly initialised from torch's global generator.
@@ -68,8 +72,11 @@ def create(
             28x28 without it); any other model takes images of any size, and its spec has none.
         blocks: blocks of each section, in place of those that the name stands for; a foreign model keeps so
             many, evenly spaced.
-        boundaries: submodules that end the sections, as in `sectioned`; "auto" or None: those of the family,
-            of a foreign model the ends of its stages (see `stages.auto`).
+        boundaries: submodules that end the sections, as in `sectioned`; [] for no sections; "auto" or None:
+            those of the family, of a foreign model the ends of its stages (see `stages.auto`), if any.
+        adapters: puts its sections into another model, `around` by its spec, between `maps` of the widths, as
+            `adapted` says.
+        inputs: what a foreign model of several inputs reads, as `Input.listed` has it; () where it reads one.
         options: the family's own keyword arguments, such as `option` ("A" or "B") of a ResNet.
 
     Returns:
@@ -78,11 +85,18 @@ def create(
     Raises:
         ValueError: an unknown name or option (the nearest known one is named), or one that the model refuses.
     """
+    if adapters is not None:
+        given = dict(classes=classes, channels=channels, size=size, blocks=blocks, boundaries=boundaries)
+        given["inputs"] = inputs
+        return adapted(create(**adapters["around"]), create(name, **given, **options), adapters["maps"])
     if is_foreign(name):
         alphabet = options.pop("alphabet", None)
-        read = dict(channels=channels, size=size, alphabet=alphabet)
+        read = dict(channels=channels, size=size, alphabet=alphabet, inputs=inputs)
         return foreign(name, classes=classes, blocks=blocks, boundaries=boundaries, options=options, **read)
     make = MODELS[name]
+    if inputs:
+        listed = ", ".join(one["name"] for one in inputs)
+        raise ValueError(f"create: a model of {listed} must be FILE.py:function, got {name!r}")
     takes = inspect.signature(make).parameters
     known = [key for key in takes if key not in ("classes", "channels", "size", "blocks")]
     for key in options:
@@ -99,7 +113,7 @@ def create(
     if boundaries not in (None, AUTO):
         names = tuple(boundaries or ())
         spec["boundaries"] = list(names)
-    return SectionedModel(model, names, spec=spec)
+    return SectionedModel(model, names, spec=spec, uncut="" if names else UNCUT)
 
 
 def _resnet(

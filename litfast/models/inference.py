@@ -11,8 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from litfast.carried import anew, lasting, reset
+from litfast.errors import first_line
+from litfast.fields import each, first
 from litfast.models._fusion import BATCH_NORMS, folded, fused, is_packed
 from litfast.models._modes import evaluating
+from litfast.models._split import Part, named
+from litfast.models._whole import Whole
 from litfast.models.sectioned import SectionedModel
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # what autocast computes in
@@ -38,7 +42,7 @@ def without_batch_norms(model: nn.Module) -> nn.Module:
     try:
         program = folded(plain)
     except Exception as error:  # tracing runs the user's forward: anything may be raised
-        raise ValueError(f"folding: model must be traceable by torch.fx, got: {error}") from error
+        raise ValueError(f"folding: model must be traceable by torch.fx, got: {first_line(error)}") from error
     if _batch_norms(program) == before:
         raise ValueError(
             f"folding: model must have batch norms behind convolutions, got {before} behind something else"
@@ -58,12 +62,12 @@ class Observer(Protocol):
         """Modules that run once a batch, one a section; after the i-th one's forward irs[i + 1] is there."""
         ...
 
-    def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The IRs, S + 1 of them, and the logits [B, K] of a batch [B, ...]."""
+    def observe(self, x: Any) -> tuple[list[Tensor], Tensor]:
+        """The IRs, S + 1 of them, and the logits [B, K] of a batch, as `SectionedModel.observe` takes it."""
         ...
 
-    def span(self, x: Tensor, first: int, last: int, ir: Tensor | None = None) -> list[Tensor]:
-        """irs[first] to irs[last + 1] alone; from irs[first] where `ir` gives it."""
+    def span(self, x: Any, start: int, last: int, ir: Tensor | None = None) -> list[Tensor]:
+        """irs[start] to irs[last + 1] alone; from irs[start] where `ir` gives it."""
         ...
 
 
@@ -71,8 +75,8 @@ class Inference:
     """`teacher.observe` for a teacher in eval mode, as a program that holds its own copies of the weights.
 
     It is made at the first call, and again once the teacher's tensors have been written to or the device has
-    changed. A part that torch.fx cannot trace, or traces wrongly (a tensor written to under two names), runs
-    as it is: every part is compared with the teacher's on the first batch.
+    changed. A part that reads several inputs, that torch.fx cannot trace, or traces wrongly (a tensor written
+    to under two names), runs as it is: every part is compared with the teacher's on the first batch.
 
     Args:
         teacher: never changed.
@@ -100,27 +104,29 @@ class Inference:
         self._run = self._forward
 
     @torch.no_grad()  # inference mode's tensors could not be saved for the student's backward
-    def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The IRs, S + 1 of them, and the logits [B, K] of a batch [B, ...]."""
+    def observe(self, x: Any) -> tuple[list[Tensor], Tensor]:
+        """The IRs, S + 1 of them, and the logits [B, K] of a batch, as `SectionedModel.observe` takes it."""
         dtype = PRECISIONS[self.precision]
-        with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        kind = first(x).device.type
+        with torch.autocast(kind, dtype or torch.bfloat16, enabled=dtype is not None):
             return self._run(self._ready(x))
 
     @torch.no_grad()
-    def span(self, x: Tensor, first: int, last: int, ir: Tensor | None = None) -> list[Tensor]:
-        """irs[first] to irs[last + 1] alone; from irs[first] where `ir` gives it."""
+    def span(self, x: Any, start: int, last: int, ir: Tensor | None = None) -> list[Tensor]:
+        """irs[start] to irs[last + 1] alone; from irs[start] where `ir` gives it."""
         dtype = PRECISIONS[self.precision]
-        with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        kind = first(x).device.type
+        with torch.autocast(kind, dtype or torch.bfloat16, enabled=dtype is not None):
             stem, *sections, _ = self._parts
             x = self._ready(x)
-            irs = [stem(x) if ir is None else ir]
-            for section in sections[0 if ir is None else first : last + 1]:
-                irs.append(section(irs[-1]))
-        return irs[first:] if ir is None else irs
+            irs = [stem(self._entering(x), x) if ir is None else ir]
+            for section in sections[0 if ir is None else start : last + 1]:
+                irs.append(section(irs[-1], x))
+        return irs[start:] if ir is None else irs
 
-    def _ready(self, x: Tensor) -> Tensor:
+    def _ready(self, x: Any) -> Any:
         """`x` as the program wants it, which is made for batches like it where there is none."""
-        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+        x = each(_channels_last, x)
         # compiled code cannot ask; whoever compiles has run a step before
         if not torch.compiler.is_compiling() and self._made_for != self._state(x):
             with anew(self.teacher):
@@ -131,26 +137,32 @@ class Inference:
     def sections(self) -> Sequence[nn.Module]:
         return self._parts[1:-1]
 
-    def _forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _forward(self, x: Any) -> tuple[list[Tensor], Tensor]:
         stem, *sections, head = self._parts
-        irs = [stem(x)]
+        irs = [stem(self._entering(x), x)]
         for section in sections:
-            irs.append(section(irs[-1]))
-        return irs, head(irs[-1])
+            irs.append(section(irs[-1], x))
+        return irs, head(irs[-1], x)
 
-    def _state(self, images: Tensor) -> object:
-        return images.device, [tensor._version for tensor in self._tensors]
+    def _entering(self, x: Any) -> Tensor:
+        """What the stem reads first."""
+        inputs = self.teacher.inputs
+        entering: Tensor = x if isinstance(x, Tensor) else named(x, inputs)[inputs[0]]
+        return entering
 
-    def _make(self, x: Tensor) -> None:
+    def _state(self, x: Any) -> object:
+        return first(x).device, [tensor._version for tensor in self._tensors]
+
+    def _make(self, batch: Any) -> None:
         teacher = self.teacher
         dtype = PRECISIONS[self.precision] or next(teacher.parameters()).dtype
         self._tensors = [*teacher.parameters(), *lasting(teacher)]
-        self._made_for = self._state(x)
+        self._made_for = self._state(batch)
         names = ("stem", *teacher.names, "head")
-        plain = []
+        plain, x = [], self._entering(batch)
         for name, part in zip(names, self._parts, strict=True):
-            out = part.plain(x)  # first: what the model refuses, it refuses in its own words
-            program = fused(part.plain, x, dtype)
+            out = part.plain(x, batch)  # first: what the model refuses, it refuses in its own words
+            program = None if part.plain.needs else fused(part.plain, x, dtype)
             fits = program is not None and _error(program(x), out) <= torch.finfo(dtype).eps ** 0.5
             part.runs = program if fits else part.plain
             if not fits:
@@ -186,14 +198,18 @@ def fused_model(model: nn.Module, x: Tensor, *, dtype: torch.dtype = torch.float
 class _Part(nn.Module):
     """Runs a part of the teacher, as it is or as a program: one module with one identity."""
 
-    def __init__(self, plain: nn.Module) -> None:
+    def __init__(self, plain: Part | Whole) -> None:
         super().__init__()
         self.plain = plain
         self.runs: nn.Module | None = plain
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor, batch: Any) -> Any:
         assert self.runs is not None
-        return self.runs(x)
+        return self.runs(x, batch) if self.runs is self.plain else self.runs(x)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,12 +228,12 @@ class Agreement:
 
 
 @torch.no_grad()
-def agreement(inference: Inference, images: Tensor) -> Agreement:
+def agreement(inference: Inference, images: Any) -> Agreement:
     """Compare an inference program with its teacher on one batch. Reads the device."""
     with evaluating(inference.teacher):
         irs, logits = inference.observe(images)
         reset(inference.teacher)
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(first(images).device.type, enabled=False):
             plain_irs, plain_logits = inference.teacher.observe(images)
     errors = tuple(_error(ours, plain) for ours, plain in zip(irs, plain_irs, strict=True))
     return Agreement(irs=errors, logits=_error(logits, plain_logits), plain=inference.plain)

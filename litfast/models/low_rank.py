@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from litfast.models.sectioned import SectionedModel
 from litfast.nn import LowRankEmbedding, LowRankSoftmax, LowRankTable
+from litfast.ops.factorise import FLOAT, BudgetError
 
 # "embedding" and, where the two are not tied, "softmax": (n_p, r_p) of every block
 Groups = Mapping[str, Sequence[Sequence[int]]]
@@ -50,16 +52,25 @@ def compressed(
         options: those of `ops.factorise`.
 
     Raises:
-        ValueError: a model without these layers, or what `factorise` refuses.
+        ValueError: a model without these layers, more compression than the smallest ranks give, or what
+            `factorise` refuses.
     """
     embedding, softmax = _ends(model.model)
     made = copy.deepcopy(model.model)
     tables = []
-    for layer in dict.fromkeys((embedding.weight, softmax.weight)):
-        budget = int(4 * layer.numel() / compression)
-        tables.append(LowRankTable.from_dense(layer, counts, budget=budget, **options))
-    _replace(made, *tables)
     names = ("embedding", "softmax")
+    for name, layer in zip(names, dict.fromkeys((embedding.weight, softmax.weight)), strict=False):
+        dense = FLOAT * layer.numel()
+        budget = int(dense / compression)
+        try:
+            tables.append(LowRankTable.from_dense(layer, counts, budget=budget, **options))
+        except BudgetError as error:
+            most = math.floor(100 * dense / error.least) / 100
+            raise ValueError(
+                f"groupreduce: compression must be at most {most} here ({error.least} of the {dense} bytes "
+                f"of the {name}: each block at its smallest rank), got {compression:g} ({budget} bytes)"
+            ) from None
+    _replace(made, *tables)
     groups = {name: table.groups for name, table in zip(names, tables, strict=False)}
     spec = None if model.spec is None else {**model.spec, "groups": groups}
     return SectionedModel(made, model.names, spec=spec)

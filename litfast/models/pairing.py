@@ -9,7 +9,7 @@ from torch import Tensor
 
 from litfast.models._modes import evaluating
 from litfast.models.blocks import blocks, evenly_spaced, members
-from litfast.models.sectioned import SectionedModel
+from litfast.models.sectioned import SectionedModel, check_sections
 
 SHOWN = 3  # differing keys that an error spells out
 
@@ -26,6 +26,7 @@ def check_pair(teacher: SectionedModel, student: SectionedModel, inputs: Tensor)
     Raises:
         ValueError: the numbers of sections, an IR's shape, the classes or the output images disagree.
     """
+    check_sections("check_pair", teacher=teacher, student=student)
     if len(teacher.names) != len(student.names):
         raise ValueError(
             f"check_pair: student must have the teacher's {len(teacher.names)} sections, "
@@ -39,7 +40,7 @@ def check_pair(teacher: SectionedModel, student: SectionedModel, inputs: Tensor)
         if ir.shape != goal.shape:
             raise ValueError(
                 f"check_pair: student {place} must match the teacher's output {list(goal.shape)}, "
-                f"got {list(ir.shape)}; add an adapter or choose equal widths"
+                f"got {list(ir.shape)}; bridge them by adapters or choose equal widths"
             )
     if student_out.shape == teacher_out.shape:
         return

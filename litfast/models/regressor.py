@@ -92,12 +92,12 @@ def regressor(
     return nn.Sequential(linear, nonlinearity).to(guided.device, guided.dtype)
 
 
-def output(model: SectionedModel, section: int, x: Tensor) -> Tensor:
+def output(model: SectionedModel, section: int, x: Any) -> Tensor:
     """The output of a section, counted from 1, without what comes after it: irs[section] of `observe`."""
-    x = model.stem(x)
+    ir = model.enter(x)
     for part in model.sections[:section]:
-        x = part(x)
-    return x
+        ir = part(ir, x)
+    return ir
 
 
 @torch.no_grad()

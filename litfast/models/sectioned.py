@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from litfast.models._split import Part, named, split
 from litfast.models._trace import input_names
+from litfast.models._whole import Whole
 
 
 class SectionedModel(nn.Module):
@@ -24,12 +25,13 @@ class SectionedModel(nn.Module):
         names: the submodules that end the sections.
         inputs: the parameters of the model's forward pass that a batch gives, by name.
         stem, sections, head: the parts, callable modules over the very parameters and buffers of `model`.
+        uncut: why there are no sections: the head is the whole model then, irs[0] what it reads; else "".
         spec: how `create` made it, or None; JSON-able, and `create(**spec)` makes it again.
     """
 
-    stem: Part
+    stem: Part | Whole
     sections: tuple[Part, ...]
-    head: Part
+    head: Part | Whole
 
     def __init__(
         self,
@@ -38,10 +40,12 @@ class SectionedModel(nn.Module):
         *,
         inputs: Sequence[str] | None = None,
         spec: dict[str, Any] | None = None,
+        uncut: str = "",
     ) -> None:
         super().__init__()
         self.model = model
         self.names = tuple(names)
+        self.uncut = uncut
         self.inputs = input_names(model, inputs)
         self.spec = spec
         self.training = model.training
@@ -67,18 +71,18 @@ class SectionedModel(nn.Module):
             irs.append(section(irs[-1], x))
         return irs, self.head(irs[-1], x)
 
-    def span(self, x: Any, first: int, last: int, ir: Tensor | None = None) -> list[Tensor]:
-        """The intermediate representations irs[first] to irs[last + 1] of `observe`, and nothing behind them.
+    def span(self, x: Any, start: int, last: int, ir: Tensor | None = None) -> list[Tensor]:
+        """The intermediate representations irs[start] to irs[last + 1] of `observe`, and nothing behind them.
 
         Args:
             x: as in `observe`.
-            first, last: sections, from 0.
-            ir: irs[first]; None: it is computed from `x`.
+            start, last: sections, from 0.
+            ir: irs[start]; None: it is computed from `x`.
         """
         irs = [self.enter(x) if ir is None else ir]
-        for section in self.sections[0 if ir is None else first : last + 1]:
+        for section in self.sections[0 if ir is None else start : last + 1]:
             irs.append(section(irs[-1], x))
-        return irs[first:] if ir is None else irs
+        return irs[start:] if ir is None else irs
 
     def enter(self, x: Any) -> Tensor:
         """The stem's output for a batch as `observe` takes it: irs[0]."""
@@ -89,7 +93,7 @@ class SectionedModel(nn.Module):
     def become(self, other: SectionedModel) -> None:
         """Take over the model of `other`, its sections and its spec: surgery that keeps this object."""
         self.model, self.names, self.spec = other.model, other.names, other.spec
-        self.inputs = other.inputs
+        self.inputs, self.uncut = other.inputs, other.uncut
         self._cut()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -110,7 +114,13 @@ class SectionedModel(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _cut(self) -> None:
-        stem, *sections, head = split(self.model, self.names, self.inputs)
+        stem: Part | Whole
+        head: Part | Whole
+        sections: Sequence[Part]
+        if self.uncut:
+            stem, sections, head = Whole(None, self.inputs), (), Whole(self.model, self.inputs)
+        else:
+            stem, *sections, head = split(self.model, self.names, self.inputs)
         # past nn.Module's own __setattr__, which would register them and double every key
         self.__dict__.update(stem=stem, sections=tuple(sections), head=head)
 
@@ -133,6 +143,17 @@ class Fed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.part(x, self.batch)
         return out
+
+
+def check_sections(who: str, **models: SectionedModel) -> None:
+    """Refuse models without sections, for a method that needs them; by their role.
+
+    Raises:
+        ValueError: one of them has none.
+    """
+    for role, model in models.items():
+        if not model.names:
+            raise ValueError(f"{who}: {role} must have sections, got none: {model.uncut}")
 
 
 def fed(part: Part, batch: Any) -> nn.Module:

@@ -28,6 +28,14 @@ FLOAT, INDEX = 4, 1  # bytes of a number and of a word's block
 MOST_BLOCKS = 256  # that a byte tells apart
 
 
+class BudgetError(ValueError):
+    """A budget below the `least` bytes that blocks take, each of the lowest rank that its counts allow."""
+
+    def __init__(self, budget: int, least: int) -> None:
+        super().__init__(f"{WHO}: budget must be at least {least} bytes for these blocks, got {budget}")
+        self.least = least
+
+
 class LowRank(NamedTuple):
     """A matrix [N, d] as P blocks of words."""
 
@@ -80,7 +88,8 @@ def factorise(
         LowRank(group [N], factors, bases) in the dtype of `weight`.
 
     Raises:
-        ValueError: fewer words than blocks, or a budget below that of rank 1 for the rarest block.
+        ValueError: fewer words than blocks.
+        BudgetError: a budget below that of rank 1 for the rarest block.
     """
     _check(weight, counts, blocks)
     vectors = weight.detach().double().cpu()
@@ -93,7 +102,7 @@ def factorise(
             break
         try:
             fit = _fit(vectors, q, uses, group, blocks, budget)
-        except ValueError:  # the budget
+        except BudgetError:
             break
         if fit.error > best.error:
             break
@@ -144,7 +153,7 @@ def ranks_for(
         budget: bytes.
 
     Raises:
-        ValueError: a budget below that of r_min = 1.
+        BudgetError: a budget below that of r_min = 1.
     """
     means = [Fraction(total, n) for total, n in zip(totals, sizes, strict=True)]
     ratios = [mean / min(means) for mean in means]
@@ -161,9 +170,7 @@ def ranks_for(
     grid = sorted(step for step in steps if step >= 1)
     meeting = bisect_right(grid, budget, key=cost)
     if not meeting:
-        raise ValueError(
-            f"{WHO}: budget must be at least {cost(Fraction(1))} bytes for these blocks, got {budget}"
-        )
+        raise BudgetError(budget, cost(Fraction(1)))
     return ranks(grid[meeting - 1])
 
 

@@ -10,7 +10,7 @@ from typer.testing import Result
 
 from litfast import config
 from litfast.bench import record
-from litfast.cli import _stages
+from litfast.cli import _stages, search
 from litfast.cli._trials import Outcome, Trial
 
 Litfast = Callable[..., Result]
@@ -158,9 +158,10 @@ def test_a_method_with_nothing_to_search_is_refused(litfast: Litfast, tmp_path: 
     assert "method must have an option tau, alpha, beta to search, got 'scratch'" in result.stderr
 
 
-def _outcome(accuracy: float | None) -> Outcome:
+def _outcome(accuracy: float | None, perplexity: float | None = None) -> Outcome:
     trial: Any = Trial(name="", path=Path(), settings=config.load("digits"), test=False)
-    return Outcome(trial=trial, results=None if accuracy is None else {"val_accuracy": accuracy})
+    found = {"val_accuracy": accuracy, "val_perplexity": perplexity, "samples": {"val": 8}, "seconds": {}}
+    return Outcome(trial=trial, results=None if accuracy is None else found)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +179,15 @@ def test_ties_go_to_the_value_nearest_the_recipes_own(
 ) -> None:
     stage = _stages.Stage(key="tau", values=(1, 2, 7.5, 8), own=4.5, settings=config.load("digits"))
     assert _stages.pick(stage, [_outcome(accuracy) for accuracy in accuracies]) == picked
+
+
+def test_a_language_model_goes_by_perplexity() -> None:
+    stage = _stages.Stage(key="tau", values=(1, 2, 4), own=1, settings=config.load("digits"))
+    outcomes = [_outcome(30, 120.0), _outcome(20, 80.0), _outcome(25, 90.0)]
+    assert _stages.pick(stage, outcomes) == 2
+    row = search._row(stage, 2, outcomes[1], is_chosen=True)
+    assert row["val_perplexity"] == 80.0
+    assert "validation perplexity" in [column.header for column in search._table([row]).columns]
 
 
 def test_the_small_student_is_the_shallowest_of_the_family_and_distill_its_schedule() -> None:

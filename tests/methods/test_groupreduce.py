@@ -127,7 +127,11 @@ def test_the_plain_svd_at_the_same_bytes_is_one_block_unweighted() -> None:
     [
         ({"counts": None}, "groupreduce: the data must count its words, got a set without counts"),
         ({"blocks": 121}, "factorise: the vocabulary must hold a word for each of 121 blocks, got 120"),
-        ({"compression": 1000.0}, r"factorise: budget must be at least \d+ bytes for these blocks, got 3"),
+        (
+            {"compression": 1000.0},
+            r"groupreduce: compression must be at most [\d.]+ here \(\d+ of the \d+ bytes of the embedding: "
+            r"each block at its smallest rank\), got 1000 \(\d+ bytes\)",
+        ),
         ({"compression": 0.0}, "groupreduce: compression must be positive, got 0.0"),
         ({"bits": 4}, "groupreduce: bits must be 8 or 32, got 4"),
         (

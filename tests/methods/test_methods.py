@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from litfast.methods import METHODS
-from litfast.models import Input, SectionedModel
+from litfast.models import Input, SectionedModel, create
 from litfast.phase import Schedule
 
 MODELS = ("teacher", "student", "discriminator")
@@ -55,3 +55,14 @@ def test_every_option_of_a_method_is_given_by_name_and_named_in_its_docstring(na
 def test_an_unknown_method_names_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"method must be one of .*, got 'li'; did you mean 'lit'\?"):
         METHODS["li"]
+
+
+@pytest.mark.parametrize("name", ["lit", "fitnets"])
+def test_a_method_of_sections_refuses_a_model_without(name: str, teacher: SectionedModel) -> None:
+    whole = create("resnet8", boundaries=[])
+    phases = {"lit": ("sections", "finetune"), "fitnets": ("hint", "distill")}[name]
+    given: dict[str, Any] = dict.fromkeys(phases, SCHEDULE)
+    given |= {"input": Input((3, 8, 8))} if name == "fitnets" else {}
+    with pytest.raises(ValueError, match=f"{name}: student must have sections, got none: boundaries are"):
+        next(METHODS[name](teacher, whole, **given))
+    assert next(METHODS["kd"](teacher, whole, distill=SCHEDULE)).name == "distill"

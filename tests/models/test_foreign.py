@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -10,8 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from litfast.models import copy_blocks, copy_ends, create, is_foreign
+from litfast.models import check_pair, copy_blocks, copy_ends, create, is_foreign
 from litfast.models.foreign import reads
+from litfast.models.inference import Inference, agreement
+from litfast.models.sectioned import check_sections
 
 from . import third_party
 
@@ -94,6 +98,34 @@ def test_a_function_must_return_a_module(tmp_path: Path) -> None:
         create(f"{tmp_path}/net.py:net")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1 / 0", "must be a Python file that can be imported, got: ZeroDivisionError: division by zero"),
+        ("def net():\n    assert False", "net.py:net must make a model, got AssertionError"),
+        (
+            "from torch import nn\nnet = nn.ReLU",
+            "net.py:net must return a model with parameters, got ReLU",
+        ),
+    ],
+)
+def test_what_a_files_own_code_raises_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(text)
+    with pytest.raises(ValueError, match=message) as raised:
+        create(f"{tmp_path}/net.py:net", size=(8, 8))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_does_not_take_the_size_says_so_where_its_sections_are_needed(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("from torch import nn\ndef net():\n    return nn.Linear(5, 2)")
+    made = create(f"{tmp_path}/net.py:net", size=(8, 8))
+    refusal = (
+        r"lit: teacher must have sections, got none: sections: Linear must take input \[2, 3, 8, 8\], got"
+    )
+    with pytest.raises(ValueError, match=refusal):
+        check_sections("lit", teacher=made)
+
+
 @pytest.fixture
 def timm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A stand-in for timm that notes what it was asked for."""
@@ -124,6 +156,8 @@ def test_timm_is_asked_for_the_classes_and_channels_and_a_fixed_size(timm: list[
     assert model.names == ("blocks[0:2]", "blocks[2:4]", "blocks[4:6]")
     with pytest.raises(ValueError, match="model must be one of timm's 2, got 'net17'; near are net18"):
         create("timm:net17", size=(16, 16))
+    with pytest.raises(ValueError, match=r"timm:net18\.tag must take .*, got KeyError: 'net18.tag'"):
+        create("timm:net18.tag", size=(16, 16))
 
 
 def test_without_timm_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,3 +178,31 @@ def test_models_of_the_real_timm_are_cut(name: str, first: str) -> None:
     assert len(model.names) == 4 and model.names[0] == first
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(model.observe(x)[1], model(x))
+
+
+def test_a_model_that_fx_cannot_follow_has_no_sections_and_says_why() -> None:
+    model = create(f"{FILE}:branching", classes=5, size=[16, 16]).eval()
+    assert model.names == model.sections == ()
+    assert re.fullmatch("sectioned: forward of Branching must be traceable by torch.fx, got .*", model.uncut)
+    x = torch.randn(2, 3, 16, 16)
+    irs, logits = model.observe(x)
+    assert irs[0] is x and torch.equal(logits, model(x)) and logits.shape == (2, 5)
+    assert set(model.head.state_keys) == set(model.state_dict())
+    assert agreement(Inference(model), x).logits < 1e-6
+    again = create(**json.loads(json.dumps(model.spec)))
+    again.load_state_dict(copy.deepcopy(model).state_dict())
+    assert torch.equal(again.eval()(x), logits)
+
+
+def test_boundaries_may_be_none() -> None:
+    model = create(f"{FILE}:preact", size=[16, 16], boundaries=[])
+    assert model.names == () and model.uncut == "boundaries are none"
+    assert create("resnet8", boundaries=[]).names == ()
+
+
+def test_a_pair_needs_sections() -> None:
+    line = (
+        "check_pair: student must have sections, got none: sectioned: forward of Branching must be traceable"
+    )
+    with pytest.raises(ValueError, match=line):
+        check_pair(create("resnet8"), create(f"{FILE}:branching", size=[16, 16]), torch.randn(2, 3, 16, 16))

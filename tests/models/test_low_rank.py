@@ -92,6 +92,15 @@ def test_a_spec_that_fits_not_is_refused(options: dict[str, Any], line: str) -> 
         model(**options)
 
 
+def test_the_most_compression_that_the_refusal_names_is_served() -> None:
+    with pytest.raises(ValueError, match=r"must be at most [\d.]+ here") as refused:
+        small(model(), 1000)
+    most = float(str(refused.value).split("at most ")[1].split()[0])
+    assert small(model(), most).spec is not None
+    with pytest.raises(ValueError, match=f"must be at most {most} here"):
+        small(model(), most + 0.01)
+
+
 def test_a_model_without_such_layers_is_refused() -> None:
     line = "embedding and softmax must be nn.Embedding and nn.Linear, got NoneType and NoneType"
     with pytest.raises(ValueError, match=line):

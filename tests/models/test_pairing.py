@@ -44,7 +44,7 @@ def test_a_pair_that_fits_passes_and_nothing_moves() -> None:
 def test_the_first_section_that_does_not_fit_is_named_with_both_shapes_and_a_remedy() -> None:
     message = (
         r"check_pair: student section 'layer2' must match the teacher's output \[1, 8, 8, 8\], "
-        r"got \[1, 6, 8, 8\]; add an adapter or choose equal widths"
+        r"got \[1, 6, 8, 8\]; bridge them by adapters or choose equal widths"
     )
     with pytest.raises(ValueError, match=message):
         check_pair(wide(4, 8, 8), wide(4, 6, 8), IMAGE)

@@ -84,6 +84,23 @@ class PatchTransformer(nn.Module):
         return self.fc(self.encoder(x).mean(1))
 
 
+class Branching(nn.Module):
+    """Looks at its input before it decides what to do, which torch.fx cannot follow."""
+
+    def __init__(self, width: int = 8, classes: int = 4, channels: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv(x))
+        for layer in self.layers:
+            if bool(x.mean() > -1):
+                x = torch.relu(layer(x))
+        return self.fc(x.mean((2, 3)))
+
+
 class Layer(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -143,8 +160,12 @@ def preact(classes: int, channels: int, blocks: int = 2) -> nn.Module:
     return PreActResNet(blocks, classes, channels)
 
 
-def transformer(classes: int, channels: int, layers: int = 6) -> nn.Module:
-    return PatchTransformer(layers, classes, channels)
+def transformer(classes: int, channels: int, layers: int = 6, width: int = 8) -> nn.Module:
+    return PatchTransformer(layers, classes, channels, width)
+
+
+def branching(classes: int, channels: int, width: int = 8) -> nn.Module:
+    return Branching(width, classes, channels)
 
 
 def text(classes: int, alphabet: int) -> nn.Module:

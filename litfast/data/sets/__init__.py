@@ -11,6 +11,7 @@ from litfast.data.sets.amazon import amazon_full, amazon_polarity
 from litfast.data.sets.celeba import celeba
 from litfast.data.sets.cifar import cifar10, cifar100
 from litfast.data.sets.digits import digits
+from litfast.data.sets.field_set import FieldSet as FieldSet
 from litfast.data.sets.idx import fashion_mnist, mnist
 from litfast.data.sets.image_folder import image_folder
 from litfast.data.sets.image_set import Images as Images
@@ -44,7 +45,7 @@ DATASETS.update(
 )
 
 
-def load(name: str, root: str | Path | None = None, **options: Any) -> ImageSet | TextSet | Corpus:
+def load(name: str, root: str | Path | None = None, **options: Any) -> ImageSet | TextSet | Corpus | FieldSet:
     """A set by name.
 
     Args:
