@@ -81,7 +81,11 @@ def finished(path: Path) -> Finished:
         raise ValueError(f"run: {path} must be finished, got one that is {run.status}")
     results, document = run.read("results.json"), run.read("model.json")
     settings = config.parse(run.config())
-    data = _described(results, document)
+    try:
+        data = _described(results, document)
+    except KeyError as error:
+        whole = "whole results.json and model.json"
+        raise ValueError(f"run: {path} must hold {whole}, got one without {error}") from None
     models = {"student": create(**document["model"])}  # as the method left it, whatever it began as
     if settings.teacher is not None:
         models = {"teacher": build.model(settings.teacher, data)} | models

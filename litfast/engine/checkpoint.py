@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from litfast.engine import durable
+from litfast.errors import first_line
 
 SEAL = b"litfast checkpoint, sha256 "  # stands behind what torch wrote, which torch itself does not mind
 ZIP_END = b"PK\x05\x06"  # 22 bytes before the end of what torch wrote
@@ -32,7 +33,7 @@ def save(path: Path, state: dict[str, Any], *, keep: int = 1) -> None:
         durable.write(path, packed.getbuffer(), keep=keep)
     except OSError as error:
         raise OSError(
-            f"checkpoint: {path.name} must be written whole, got: {_first_line(error)}; {_kept(path)}"
+            f"checkpoint: {path.name} must be written whole, got: {first_line(error)}; {_kept(path)}"
         ) from error
 
 
@@ -54,7 +55,7 @@ def load(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file may make torch raise anything
         raise ValueError(
-            f"checkpoint: {path} must be a whole litfast checkpoint, got: {_first_line(error)}"
+            f"checkpoint: {path} must be a whole litfast checkpoint, got: {first_line(error)}"
         ) from error
     if not isinstance(state, dict) or not isinstance(state.get("progress"), dict):
         raise ValueError(f"checkpoint: {path} must be a whole litfast checkpoint, got another program's file")
@@ -67,7 +68,3 @@ def _kept(path: Path) -> str:
     except OSError:  # a folder that may not even be searched
         there = False
     return "the previous one is kept" if there else "there is none before it"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -14,6 +14,7 @@ from torch import nn
 from litfast import config
 from litfast.engine import durable, lock
 
+NEEDED = {"model.json": {"model": dict, "input": dict, "classes": list}}  # what readers count on, by file
 MARK = "run.json"  # a folder without it is not ours, and is never written into or deleted
 
 
@@ -91,13 +92,26 @@ class RunDirectory:
             raise ValueError(
                 f"run: {self.path} must hold {name}, got no such file; is the run finished?"
             ) from None
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"run: {self.path / name} must be valid JSON, got: {error}") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"run: {self.path / name} must be a table, got a {type(content).__name__}")
+        for key, kind in NEEDED.get(name, {}).items():
+            if not isinstance(content.get(key), kind):
+                rule = f"hold {key!r} of type {kind.__name__}"
+                raise ValueError(f"run: {self.path / name} must {rule}, got {content.get(key)!r}")
         return content
 
     def rows(self) -> list[dict[str, Any]]:
         """The journal: one row an epoch, in the order of training."""
-        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+        file = self.path / "metrics.jsonl"
+        try:
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"run: {file} must hold JSON in every line, got: {error}") from None
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError(f"run: {file} must hold a table in every line, got other values")
+        return rows
 
     def write_config(self, table: Mapping[str, Any]) -> None:
         self._write("config.toml", tomli_w.dumps(dict(table)))

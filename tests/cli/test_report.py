@@ -72,6 +72,13 @@ def test_test_samples_that_cannot_be_read_are_refused_where_asked_for(
     assert result.exit_code == 1 and "digits: the folder is gone" in result.stderr
 
 
+def test_a_run_whose_results_are_cut_short_is_one_line(copied: Path, litfast: Litfast) -> None:
+    (copied / "results.json").write_text("{}")
+    result = litfast("report", copied)
+    assert result.exit_code == 1, result.output
+    assert "must hold whole results.json and model.json, got one without 'data'" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
