@@ -166,6 +166,26 @@ class Branch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """`observe` in pieces: a teacher's sections one after another, of which every branch needs but one.
+
+    Several ranks can then share the branches out, each running no more of the teacher than its own need.
+
+    Args:
+        count: sections.
+        of: the section, from 0, whose input and output a branch reads, by the branch's name.
+        run: (batch, first, last, ir) -> an observation for the branches of sections `first` to `last`; `ir`
+            is the input of section `first`, or None: the batch, and all that comes before is run as well.
+        output: (observation, i) -> what section i gave, the input of the next one.
+    """
+
+    count: int
+    of: Mapping[str, int]
+    run: Callable[[Any, int, int, Tensor | None], Any]
+    output: Callable[[Any, int], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Phase:
     """One stretch of training.
 
@@ -178,6 +198,7 @@ class Phase:
         frozen: modules that `observe` uses (the teacher): eval mode, no gradient, never changed.
         scored: whether the accuracy of `model` on validation samples is measured, and the best weights kept
             by it where that is asked for; False while its head is still random, which says nothing.
+        line: how `observe` can be run in pieces; None where a branch needs all of it.
     """
 
     name: str
@@ -187,6 +208,7 @@ class Phase:
     trains: tuple[nn.Module, ...]
     frozen: tuple[nn.Module, ...] = ()
     scored: bool = True
+    line: Line | None = None
 
     def __post_init__(self) -> None:
         names = [branch.name for branch in self.branches]

@@ -154,6 +154,11 @@ def test_set_below_a_value_is_refused(recipe: str) -> None:
             "fp8",
             r"^recipe: engine.teacher_precision must be one of auto, bf16, fp16, fp32, got 'fp8'",
         ),
+        (
+            "engine.relay",
+            True,
+            r"^recipe: engine.relay must be false unless engine.distributed is 'sections', got true$",
+        ),
         ("engine.log_every", 0, r"^recipe: engine.log_every must be 1 or more, got 0$"),
         ("data.batch", "many", r"^recipe: data.batch must be of type int, got 'many'$"),
         ("data.batch", 1.5, r"^recipe: data.batch must be of type int, got 1.5$"),

@@ -64,15 +64,15 @@ class Data:
     labelled: bool = True
     counts: Tensor | None = None
 
-    def loader(self, split: str) -> Loader | None:
+    def loader(self, split: str, *, whole: bool = False) -> Loader | None:
         """A loader over "train" (shuffled, augmented), "val" or "test"; None where there is no such split.
 
-        Several ranks have a shard each of the first two. The first one tests alone.
+        Several ranks have a shard each of the first two, or every one the `whole`. The first one tests alone.
         """
         samples = self.splits[split]
         if samples is None:
             return None
-        return self.serve(samples, train=split == "train", shared=split != "test")
+        return self.serve(samples, train=split == "train", shared=split != "test" and not whole)
 
     def size(self, split: str) -> int:
         """How many images, texts or words a split holds."""
@@ -205,14 +205,9 @@ def _fields(config: Config, found: FieldSet, ranks: Ranks) -> tuple[Config, Data
 
     def serve(samples: Any, *, train: bool, shared: bool = False) -> Loader:
         shard = _shard(ranks, shared)
-        return FieldLoader(
-            samples,
-            batch=said.batch // shard["num_shards"] if train else EVAL_BATCH,
-            train=train,
-            seed=config.seed,
-            device=config.engine.device,
-            **shard,
-        )
+        size = said.batch // shard["num_shards"] if train else EVAL_BATCH
+        place = config.engine.device
+        return FieldLoader(samples, batch=size, train=train, seed=config.seed, device=place, **shard)
 
     inputs = [
         {"name": name, "shape": shape, "alphabet": found.alphabets.get(name)}

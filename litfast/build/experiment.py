@@ -133,6 +133,10 @@ class Experiment:
             raise ValueError("recipe: patience must come with validation samples, got none (data.val)")
         return plans
 
+    def shareable(self) -> Iterator[Phase]:
+        """The phases whose sections several ranks can share out, on copies of the models."""
+        return (phase for phase in self._copied().phases() if phase.line is not None)
+
     def choose(self) -> tuple[Experiment, str]:
         """This experiment with engine.mode and engine.branches settled, and one line of what was measured.
 
@@ -155,6 +159,8 @@ class Experiment:
     def _ways(self) -> list[auto.Way]:
         engine = self.config.engine
         found = auto.ways(engine.mode, engine.branches, torch.device(engine.device))
+        if self.ranks.world > 1 and engine.mode == "auto" and engine.distributed == "sections":
+            return [auto.EAGER]
         if self.ranks.world > 1 and engine.mode == "auto":
             return [way for way in found if not modes.captures(way[0])]  # see `modes.make`
         return found
@@ -215,7 +221,8 @@ def experiment(config: Config, ranks: Ranks = ALONE) -> Experiment:
     critic = models.discriminator(config, found)  # before the students: it is the same whatever they are
     students = models.students(config, found, teacher)
     models.check_models(config, found, teacher, students)
-    train, test = found.loader("train"), judging(found, "test", teacher)
+    whole = config.engine.distributed == "sections"
+    train, test = found.loader("train", whole=whole), judging(found, "test", teacher)
     assert train is not None and test is not None
     return Experiment(
         config=config,

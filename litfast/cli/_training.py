@@ -216,6 +216,9 @@ def _run(
         mode=engine.mode,
         branches=engine.branches,
         sync_batch_norm=engine.sync_batch_norm,
+        distributed=engine.distributed,
+        relay=engine.relay,
+        split=engine.split,
     )
     vote = ranks.Vote(experiment.ranks)
     seconds: dict[str, float] = {}

@@ -19,7 +19,7 @@ from litfast import build, config
 from litfast.bench import latency, record
 from litfast.bench import plan as planning
 from litfast.bench.stats import milliseconds
-from litfast.cli import _console, _measuring
+from litfast.cli import _console, _measuring, _sharing
 from litfast.cli._contenders import IMAGE, LENGTH, image_sizes, input_of
 from litfast.engine.rundir import RunDirectory
 from litfast.models import MODELS, create
@@ -38,14 +38,28 @@ FAMILIES = {  # shipped recipes: for a teacher that has weights, and one that tr
 
 @_console.command
 def plan(
-    teacher: Annotated[str, typer.Argument(help=f"A model's name, of {', '.join(FAMILIES)}.")],
+    teacher: Annotated[
+        str, typer.Argument(help=f"A model's name, of {', '.join(FAMILIES)}; or a recipe, with --ranks.")
+    ],
     target: Annotated[
         float | None, typer.Option("--target-latency-ms", help="Latency that the student may take.")
     ] = None,
     times: Annotated[
         float | None, typer.Option("--speedup", help="How many times faster than the teacher it should be.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Batch size that the target is of.")] = 1,
+    ranks: Annotated[
+        int | None, typer.Option(help="Plan up to so many ranks that train sections in parallel instead.")
+    ] = None,
+    per_machine: Annotated[int, typer.Option(help="Ranks that share a machine.")] = 8,
+    inside: Annotated[
+        str, typer.Option(metavar="GB/s,US", help="Bandwidth and latency between ranks of one machine.")
+    ] = "2,100",
+    between: Annotated[
+        str, typer.Option(metavar="GB/s,US", help="The same of a job of several machines.")
+    ] = "1.25,100",
+    batch: Annotated[
+        int | None, typer.Option(help="Batch size. Default: 1; with --ranks the recipe's, or 128.")
+    ] = None,
     image: Annotated[str, typer.Option(help="Shape CxHxW of an image.")] = IMAGE,
     length: Annotated[int, typer.Option(help="Characters of a text.")] = LENGTH,
     classes: Annotated[int, typer.Option(help="Classes of the data; of a generator its domains.")] = 10,
@@ -75,6 +89,11 @@ def plan(
     evenly over the sections. The student is then measured beside the teacher, untrained: blocks decide a
     latency, weights do not. After training, the run and litfast bench RUN measure it again.
 
+    With --ranks it is about training instead: a teacher's and a student's sections are timed, forward,
+    backward and update, and shared out over 1, 2, 4 ... ranks so that the slowest one is as fast as can be.
+    "apart": each rank runs the teacher as far as it needs; "relay": the teacher's IRs are handed on; "split":
+    ranks may share a section by rows of the batch. Threads are those of a rank. No recipe is written.
+
     Examples:
 
         litfast plan resnet56 --speedup 2 --weights resnet56-4bfd9763.th --set data.root=DIR
@@ -82,15 +101,25 @@ def plan(
         litfast plan vdcnn29 --target-latency-ms 15 --length 1014 --classes 5 --threads 1
 
         litfast plan stargan6 --speedup 1.5 --image 3x128x128 --classes 5 --out stargan.toml
+
+        litfast plan resnet56 --ranks 8 --threads 1            sections on up to 8 ranks: who trains what
+
+        litfast plan my.toml --ranks 1024 --per-machine 8 --between 25,20
     """
     file = out or RUNS / f"{teacher}-plan.toml"
     with _console.usage():
-        planning.check_target(target, times)
         sizes = image_sizes("plan", image)
+        cell: dict[str, Any] = {"precision": precision, "device": device, "threads": threads}
+        if ranks is not None:
+            links = _sharing.network(per_machine, inside, between)
+            cell |= {"batch": batch, "sizes": sizes, "length": length, "classes": classes}
+            _sharing.show(teacher, ranks=ranks, network=links, sets=sets or [], as_json=as_json, **cell)
+            return
+        planning.check_target(target, times)
         settings, said = _settings(teacher, weights, recipe, sets or [])
         _check_file(file)
         place = build.device(device)
-        latency.check_cells(batches=[batch], modes=[mode], precisions=[precision])
+        latency.check_cells(batches=[batch or 1], modes=[mode], precisions=[precision])
         latency.check_conditions(seconds=seconds, device=torch.device(place), threads=threads)
 
     def make(blocks: Sequence[int] | None) -> SectionedModel:
@@ -105,7 +134,7 @@ def plan(
         input=read,
         target_ms=target,
         times=times,
-        batch=batch,
+        batch=batch or 1,
         mode=mode,
         precision=precision,
         seconds=seconds,

@@ -168,7 +168,9 @@ class EngineConfig:
     `on_nan` says what becomes of a step whose loss or gradient is not finite: raise, skip or rewind. The last
     `keep_checkpoints` of a phase under way stay.
     `distributed` is what several ranks (torchrun) share out: the "data", or the "sections"; the batch is that
-    of all together. `sync_batch_norm` normalises by the batch of all ranks, else each by its own.
+    of all together. `sync_batch_norm` normalises by the batch of all ranks, else each by its own. Of
+    sections, `relay` hands the teacher's IRs on from rank to rank, where else each rank runs the teacher as
+    far as it needs, and `split` lets several ranks share one by rows of the batch.
     """
 
     device: str = "auto"
@@ -186,6 +188,8 @@ class EngineConfig:
     log_every: int = 20
     distributed: str = "data"
     sync_batch_norm: bool = True
+    relay: bool = False
+    split: bool = False
 
     def __post_init__(self) -> None:
         for key in ("precision", "teacher_precision"):
@@ -195,6 +199,11 @@ class EngineConfig:
         _choice("engine.keep", self.keep, ("last", "best"))
         _choice("engine.on_nan", self.on_nan, ("raise", "skip", "rewind"))
         _choice("engine.distributed", self.distributed, ("data", "sections"))
+        for key in ("relay", "split"):
+            if getattr(self, key) and self.distributed != "sections":
+                raise ValueError(
+                    f"recipe: engine.{key} must be false unless engine.distributed is 'sections', got true"
+                )
         for key in ("log_every", "accumulate", "keep_checkpoints"):
             if getattr(self, key) < 1:
                 raise ValueError(f"recipe: engine.{key} must be 1 or more, got {getattr(self, key)}")

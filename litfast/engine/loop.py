@@ -12,7 +12,7 @@ import torch
 
 from litfast.carried import reset
 from litfast.data.loader import Loader
-from litfast.engine import lock, modes, patience, rng
+from litfast.engine import lock, modes, patience, rng, sections
 from litfast.engine.evaluate import Evaluation, evaluate
 from litfast.engine.meters import Clock, Journal, Sums, Window
 from litfast.engine.nonfinite import (
@@ -60,6 +60,7 @@ class Loop:
     step: dict[str, Any]  # options of the step and of how it is run
     store: Store
     ranks: Ranks
+    sections: dict[str, bool] | None = None  # how ranks share out sections (see `sections.make`), if they do
     journal: Journal = field(default_factory=lambda: Journal(None))
     best_weights: Weights | None = None
     notes: list[str] = field(default_factory=list)
@@ -102,7 +103,7 @@ class Loop:
         modes.check(self.step["mode"], self.step["branches"], device)
         left_out: set[int] = set()
         while True:
-            step, runner = modes.make(phase, device, ranks=self.ranks, **self.step)
+            step, runner = self._make(phase, device, at, begun)
             self.ranks.broadcast(phase.model.state_dict().values())
             rng.seed(self.seed + at.index + SEEDS * self.ranks.rank)
             self.best_weights = None
@@ -118,17 +119,27 @@ class Loop:
             except NonFinite as bad:
                 if self.on_nan != "rewind" or len(at.left_out) == REWINDS:
                     raise
+                sections.drain(runner)
                 begun, left_out = self._newest(), {*at.left_out, bad.step}
                 self.notes.append(f"{bad}: gone back to it, and that batch is left out")
             else:
                 return at
+
+    def _make(
+        self, phase: Phase, device: torch.device, at: Progress, begun: dict[str, Any] | None
+    ) -> tuple[Step, Runner]:
+        if self.sections is None or self.ranks.world == 1:
+            return modes.make(phase, device, ranks=self.ranks, **self.step)
+        batches = self.data.batches(at.first_epoch)
+        options = {"ranks": self.ranks, "batches": batches, "begun": begun, **self.sections, **self.step}
+        return sections.make(phase, device, **options)
 
     def _phase(self, phase: Phase, at: Progress, step: Step, runner: Runner) -> Iterator[Report]:
         patience.check(phase, self.val)
         while at.epoch < phase.epochs and step.active:
             yield from self._epoch(phase, at, step, runner)
             at.epoch, at.step = at.epoch + 1, 0
-            step.settle()
+            sections.settle(step, runner)
             found = self._validate(phase, at, step)
             means = {**Sums(at.sums).means(self.data.batch), **found}
             report = self._report("epoch", phase, at, means)
@@ -149,7 +160,8 @@ class Loop:
         """The rest of epoch `at.epoch` from step `at.step`; closing the generator saves a checkpoint."""
         if at.step == 0:  # a text begins anew
             reset(phase.model, *phase.frozen)
-        window, clock = Window(), Clock(self.data.batch * self.ranks.world)
+        shares = self.ranks.world if self.sections is None else 1  # of a batch that loaders give
+        window, clock = Window(), Clock(self.data.batch * shares)
         place = getattr(runner, "inputs", None)  # of a captured step
         batches = self.data.batches(at.first_epoch + at.epoch, at.step, copy_into=place)
         for batch in clock.timed(batches):
@@ -171,7 +183,7 @@ class Loop:
                 # a resumed run meets the bad batch again, and rewinds then
                 with suppress(NonFinite) if self.on_nan == "rewind" else nullcontext():
                     if self.ranks.whole:  # else none can say where all of them stand
-                        step.settle()
+                        sections.settle(step, runner)
                         self._read(window, phase, at)
                         self._save(phase, at, step)
                 raise

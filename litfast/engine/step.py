@@ -26,6 +26,8 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # wh
 
 Result = TypeVar("Result")
 Function = Callable[..., Any]
+Lost = list[dict[str, Tensor]]  # the losses of the parts of a batch
+UnderWay = dict[str, tuple[Lost, Pending]]
 Runner = Callable[..., dict[str, Tensor]]  # called as a Step is
 
 
@@ -79,6 +81,7 @@ class Step:
         self.stopped: set[str] = set()
         self.notes: list[str] = []
         self.ranks = ranks
+        self.placement: dict[str, Any] | None = None  # of sections on ranks, where they are shared out
         joint = sync_batch_norm and ranks.world > 1
         self._norms: AbstractContextManager[object] = JointBatchNorm(ranks) if joint else nullcontext()
         self._streams: Streams = streams or Serial()
@@ -148,7 +151,7 @@ class Step:
         with self._streams.observing(due), torch.no_grad(), around, self._norms:
             observations = self._in_turn(self._observe, parts(batch, self.accumulate))
         metrics: dict[str, Tensor] = {}
-        under_way: dict[str, tuple[list[dict[str, Tensor]], Pending]] = {}
+        under_way: UnderWay = {}
         for branch in due:
             metrics |= self._updated([other for other in due if other.name in branch.after], under_way)
             with self._streams.running(branch):
@@ -192,6 +195,7 @@ class Step:
                 b.name: carry.joined(b.state, self.ranks) for b in self.phase.branches if b.state is not None
             },
             "average": None if self.average is None else self.average.state(),
+            "placement": self.placement,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -228,9 +232,7 @@ class Step:
                 raise ValueError(f"train: the checkpoint must hold {ours} loss scale (fp16), got {theirs}")
             scaler.load_state_dict(state)
 
-    def _gradients(
-        self, branch: Branch, observations: Sequence[Any]
-    ) -> tuple[list[dict[str, Tensor]], Pending]:
+    def _gradients(self, branch: Branch, observations: Sequence[Any]) -> tuple[Lost, Pending]:
         """The losses of the batch's parts, and the mean gradient of all ranks, which is under way."""
         self.optimizers[branch.name].zero_grad(set_to_none=True)
         losses = self._in_turn(partial(self._backward, branch), observations)
@@ -239,9 +241,7 @@ class Step:
             shared += [part["loss"] for part in losses]
         return losses, self.ranks.begin_mean(shared)
 
-    def _updated(
-        self, branches: Sequence[Branch], under_way: dict[str, tuple[list[dict[str, Tensor]], Pending]]
-    ) -> dict[str, Tensor]:
+    def _updated(self, branches: Sequence[Branch], under_way: UnderWay) -> dict[str, Tensor]:
         """Update those of the branches whose gradients are under way; their metrics."""
         metrics: dict[str, Tensor] = {}
         for branch in branches:
@@ -250,7 +250,7 @@ class Step:
                     metrics |= self._update(branch, *under_way.pop(branch.name))
         return metrics
 
-    def _update(self, branch: Branch, losses: list[dict[str, Tensor]], mean: Pending) -> dict[str, Tensor]:
+    def _update(self, branch: Branch, losses: Lost, mean: Pending) -> dict[str, Tensor]:
         mean.wait()
         optimizer, scaler = self.optimizers[branch.name], self.scalers[branch.name]
         bad = None

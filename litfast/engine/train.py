@@ -36,6 +36,9 @@ def train(
     mode: str = "eager",
     branches: str = "serial",
     sync_batch_norm: bool = True,
+    distributed: str = "data",
+    relay: bool = False,
+    split: bool = False,
 ) -> Iterator[Report]:
     """Run every phase of a method. A generator: the caller prints, logs and stops (`close()`).
 
@@ -72,6 +75,12 @@ def train(
             steps first, and left out with a note where it fails.
         branches: "serial", or "parallel": each branch on a CUDA stream of its own.
         sync_batch_norm: of several ranks: batch norms see the batch of all, else each its own share.
+        distributed: what several ranks share out: "data" (`data` then gives each its shard), or "sections":
+            the branches of a phase with a `line`, of any other phase the rows of every batch (`data` gives
+            the whole batch to each).
+        relay: of sections: the teacher's IRs are handed on from rank to rank, else each rank runs the teacher
+            as far as it needs, and nothing is sent.
+        split: of sections: several ranks may share one by rows of the batch.
 
     Raises:
         ValueError: unknown option, `resume` without `out`, checkpoints in `out` without `resume`, or those of
@@ -93,6 +102,8 @@ def train(
         raise ValueError(f"train: accumulate must divide the batch of {data.batch}, got {accumulate}")
     if ema is not None and not 0 < ema < 1:
         raise ValueError(f"train: ema must lie between 0 and 1, got {ema}")
+    if distributed not in ("data", "sections"):
+        raise ValueError(f"train: distributed must be data or sections, got {distributed!r}")
     if resume and out is None:
         raise ValueError("train: out must be the run's folder when resume is asked for, got none")
     every = ranks.current()
@@ -123,5 +134,6 @@ def train(
         },
         store=store,
         ranks=every,
+        sections={"relay": relay, "split": split} if distributed == "sections" else None,
     )
     return loop.phases(phases, resume)

@@ -123,6 +123,9 @@ class _Permuting:
         irs, logits = self.observer.observe(x)
         return irs, self.permute(logits)
 
+    def span(self, x: Tensor, start: int, last: int, ir: Tensor | None = None) -> list[Tensor]:
+        return self.observer.span(x, start, last, ir)
+
 
 def _weighted_phase(
     teacher: SectionedModel, student: SectionedModel, schedule: Schedule, observer: Observer

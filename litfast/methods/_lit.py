@@ -10,12 +10,13 @@ from torch import nn
 
 from litfast.data.loader import Batch
 from litfast.methods._kd import Seen, distill_phase, labels, watch
+from litfast.methods._line import teacher_line
 from litfast.methods._paths import Paths
 from litfast.models.inference import Observer
 from litfast.models.pairing import copy_blocks, copy_ends, copy_sections
 from litfast.models.sectioned import SectionedModel, check_sections
 from litfast.ops import ir_loss, lit_loss
-from litfast.phase import Branch, Losses, Phase, Schedule
+from litfast.phase import Branch, Line, Losses, Phase, Schedule
 from litfast.registry import unknown
 
 
@@ -178,6 +179,7 @@ def sections_phase(
         branches=step.branches(schedule),
         trains=step.trained,
         frozen=(teacher,),
+        line=step.line(),
     )
 
 
@@ -212,6 +214,13 @@ class _SectionStep:
         if self.independent and self.paths.own_moves:
             self.paths.move_statistics(seen)  # no gradient is taken here
         return seen
+
+    def line(self) -> Line | None:
+        """The teacher in pieces; None where a loss, or the student's own statistics, take all of it."""
+        if not self.independent or self.paths.own_moves:
+            return None
+        of = dict(zip(self.names, self.paths.chosen, strict=True))
+        return teacher_line(self.observer, len(self.student.names), of)
 
     def joint_loss(self, seen: Seen) -> Losses:
         if self.ir_input == "student":

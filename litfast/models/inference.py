@@ -66,6 +66,10 @@ class Observer(Protocol):
         """The IRs, S + 1 of them, and the logits [B, K] of a batch, as `SectionedModel.observe` takes it."""
         ...
 
+    def span(self, x: Any, start: int, last: int, ir: Tensor | None = None) -> list[Tensor]:
+        """irs[start] to irs[last + 1] alone; from irs[start] where `ir` gives it."""
+        ...
+
 
 class Inference:
     """`teacher.observe` for a teacher in eval mode, as a program that holds its own copies of the weights.
@@ -105,12 +109,29 @@ class Inference:
         dtype = PRECISIONS[self.precision]
         kind = first(x).device.type
         with torch.autocast(kind, dtype or torch.bfloat16, enabled=dtype is not None):
-            x = each(_channels_last, x)
-            # compiled code cannot ask; whoever compiles has run a step before
-            if not torch.compiler.is_compiling() and self._made_for != self._state(x):
-                with anew(self.teacher):
-                    self._make(x)
-            return self._run(x)
+            return self._run(self._ready(x))
+
+    @torch.no_grad()
+    def span(self, x: Any, start: int, last: int, ir: Tensor | None = None) -> list[Tensor]:
+        """irs[start] to irs[last + 1] alone; from irs[start] where `ir` gives it."""
+        dtype = PRECISIONS[self.precision]
+        kind = first(x).device.type
+        with torch.autocast(kind, dtype or torch.bfloat16, enabled=dtype is not None):
+            stem, *sections, _ = self._parts
+            x = self._ready(x)
+            irs = [stem(self._entering(x), x) if ir is None else ir]
+            for section in sections[0 if ir is None else start : last + 1]:
+                irs.append(section(irs[-1], x))
+        return irs[start:] if ir is None else irs
+
+    def _ready(self, x: Any) -> Any:
+        """`x` as the program wants it, which is made for batches like it where there is none."""
+        x = each(_channels_last, x)
+        # compiled code cannot ask; whoever compiles has run a step before
+        if not torch.compiler.is_compiling() and self._made_for != self._state(x):
+            with anew(self.teacher):
+                self._make(x)
+        return x
 
     @property
     def sections(self) -> Sequence[nn.Module]:

@@ -71,6 +71,19 @@ class SectionedModel(nn.Module):
             irs.append(section(irs[-1], x))
         return irs, self.head(irs[-1], x)
 
+    def span(self, x: Any, start: int, last: int, ir: Tensor | None = None) -> list[Tensor]:
+        """The intermediate representations irs[start] to irs[last + 1] of `observe`, and nothing behind them.
+
+        Args:
+            x: as in `observe`.
+            start, last: sections, from 0.
+            ir: irs[start]; None: it is computed from `x`.
+        """
+        irs = [self.enter(x) if ir is None else ir]
+        for section in self.sections[0 if ir is None else start : last + 1]:
+            irs.append(section(irs[-1], x))
+        return irs[start:] if ir is None else irs
+
     def enter(self, x: Any) -> Tensor:
         """The stem's output for a batch as `observe` takes it: irs[0]."""
         first = x if isinstance(x, Tensor) else named(x, self.inputs)[self.inputs[0]]
