@@ -17,7 +17,7 @@ from litfast.data.loader import Batch
 from litfast.engine import optim
 from litfast.engine.average import Average
 from litfast.engine.streams import Serial, Streams
-from litfast.fields import each
+from litfast.fields import rows
 from litfast.phase import Branch, Phase
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # what autocast computes in
@@ -226,7 +226,8 @@ def parts(batch: Batch, count: int) -> list[Batch]:
         return [batch]
     if len(batch.target) % count:
         raise ValueError(f"train: accumulate must divide the batch of {len(batch.target)}, got {count}")
-    return [Batch(*each(lambda x, at=at: x.chunk(count)[at], batch)) for at in range(count)]
+    size = len(batch.target) // count
+    return [Batch(*rows(batch, size * at, size * (at + 1))) for at in range(count)]
 
 
 def _combined(name: str, parts: Sequence[Tensor]) -> Tensor:
