@@ -38,7 +38,8 @@ from litfast.bench.interleave import Run, interleave
 from litfast.build import fast_bf16
 from litfast.data.loader import Batch
 from litfast.engine import modes, trial
-from litfast.engine.step import autocast, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import autocast
 from litfast.models.inference import Inference
 from litfast.phase import Phase, Schedule
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
+from litfast.errors import typed
+
 T = TypeVar("T")
 
 
@@ -79,8 +81,9 @@ def _module(file: Path, who: str) -> ModuleType:
     sys.modules[name] = module  # pickle looks classes up here
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
+    except Exception as error:  # the file's own code: anything may be raised
         del sys.modules[name]
-        raise ValueError(f"{who}: {file} must be a Python file that can be imported, got: {error}") from None
+        rule = "be a Python file that can be imported"
+        raise ValueError(f"{who}: {file} must {rule}, got: {typed(error)}") from error
     module.__dict__["litfast_written"] = written
     return module

@@ -29,6 +29,7 @@ LEVELS = {
     **dict.fromkeys(("methods", "export"), 3),
     **dict.fromkeys(("nn", "testing", "models", "data", "engine"), 2),
     **dict.fromkeys(("ops", "phase", "carried", "fields", "registry", "config", "lfc"), 1),
+    "errors": 0,
 }
 # What a neighbour may know of another: what a loader is, a name's error, a schedule in a recipe, layers.
 NEIGHBOURS = {

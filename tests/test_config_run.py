@@ -56,3 +56,28 @@ def test_a_run_stands_alone_and_is_finished(recipe: str, tmp_path: Path) -> None
         ValueError, match=r"recipe: student.run must be the folder of a finished run, .*, got "
     ):
         load(recipe, [f"student={{run = '{tmp_path / 'empty'}'}}"])
+
+
+@pytest.mark.parametrize("weights", ["../other.safetensors", "/etc/passwd", "..", "a/b", ""])
+def test_the_weights_of_a_run_lie_in_its_folder(weights: str, recipe: str, tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run")
+    document = json.loads((run / "model.json").read_text())
+    (run / "model.json").write_text(json.dumps(document | {"weights": weights}))
+    with pytest.raises(ValueError, match=r"recipe: weights of .*run must be a file in that folder, got "):
+        load(recipe, [f"student={{run = '{run}'}}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"seed = {'9' * 5000}", "must be valid TOML, got: "),
+        ("x = " + "[" * 5000, "must be valid TOML, got: "),
+        (f"seed = {1 << 63}", "seed must be an integer of 64 bits, got one of 65"),
+        (f"[x]\na{'.a' * 50} = 1", r"must be at most 20 tables deep, got more"),
+    ],
+)
+def test_what_no_machine_holds_is_refused_in_one_line(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(ValueError, match=said) as caught:
+        load(str(tmp_path / "x.toml"))
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -94,3 +96,21 @@ def test_the_transformers_trainer(
     made.save_model()
     weights = {path.name for path in tmp_path.iterdir()}
     assert "model.safetensors" in weights
+
+
+def test_the_slurm_script_starts_a_run_once_and_then_resumes_it(tmp_path: Path) -> None:
+    for name, said in {"srun": 'echo "$@"', "scontrol": "echo one; echo two"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{said}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n"}
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+
+    def words() -> str:
+        command = ["bash", str(FOLDER / "slurm.sbatch"), "my.toml", str(tmp_path / "run")]
+        return subprocess.run(command, env=path | slurm, check=True, capture_output=True, text=True).stdout
+
+    assert "--nnodes 2 --nproc-per-node 4" in words() and "--rdzv-endpoint one:29500" in words()
+    assert words().strip().endswith(f"-m litfast train my.toml --out {tmp_path / 'run'}")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    assert words().strip().endswith(f"-m litfast train --resume --out {tmp_path / 'run'}")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
-from torch import nn
 
+from litfast.models.blocks import blocks as blocks_of
 from litfast.models.sectioned import SectionedModel, check_sections
 
 ROUNDING = 1e-9  # a target that is met exactly is met
@@ -36,18 +36,13 @@ class Costs:
 
 
 def counts(model: SectionedModel) -> Blocks:
-    """Blocks of each section: the children of its nn.Sequential.
+    """Blocks of each section, as `create` and `copy_blocks` count them.
 
     Raises:
-        ValueError: no sections, or one that is no nn.Sequential.
+        ValueError: no sections, or one that is no row of blocks.
     """
     check_sections("plan", model=model)
-    sections = [model.model.get_submodule(name) for name in model.names]
-    for name, section in zip(model.names, sections, strict=True):
-        if not isinstance(section, nn.Sequential):
-            kind = type(section).__name__
-            raise ValueError(f"plan: section {name!r} must be an nn.Sequential of blocks, got {kind}")
-    return tuple(len(list(section.children())) for section in sections)
+    return tuple(len(blocks_of(model.model, name)) for name in model.names)
 
 
 def probes(most: Blocks) -> list[Blocks]:
@@ -62,7 +57,7 @@ def probes(most: Blocks) -> list[Blocks]:
 
 
 def fit(latencies: Mapping[Blocks, float]) -> Costs:
-    """The costs that minimise sum (predicted / measured - 1)^2; none is below 0.
+    """The costs that minimise sum (predicted / measured - 1)^2; those that noise puts below 0 become 0.
 
     Relative errors count, as the target is met or missed in percent.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 from time import perf_counter
 from typing import Any
 
@@ -60,7 +60,10 @@ def _slice(lane: Lane, clients: int, seconds: float) -> _Slice:
     together = Barrier(clients)
     with ThreadPoolExecutor(clients) as pool:
         futures = [pool.submit(_client, lane, together, seconds) for _ in range(clients)]
-        each = [future.result() for future in futures]
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    if errors:  # that of a client which only found the barrier broken comes last
+        raise min(errors, key=lambda error: isinstance(error, BrokenBarrierError))
+    each = [future.result() for future in futures]
     return _Slice([one for took, _ in each for one in took], sum(len(took) / spent for took, spent in each))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -55,7 +56,8 @@ def compare(
         check, speedup, p10, p90, rounds, tie, reason; speedup is null where `reason` says why; loads: the
         same of the requests a second under each number of clients (check, clients, speedup, p10, p90, rounds,
         tie), where both had any;
-        checks: by "mode precision batch N", whether all outputs agreed in that cell (only cells that ran);
+        checks: by "mode precision batch N", and of several contenders ", NAME" behind it, whether the outputs
+        of contender and baseline agreed in that cell (only where both ran);
         machine: `machine.describe()`.
 
     Raises:
@@ -76,7 +78,7 @@ def compare(
         progress=progress,
     )
     sizes = {name: _size(name, model, input) for name, model in models.items()}
-    cells = [list(cell) for _, cell in groupby(rows, key=_check_name)]
+    cells = [list(cell) for _, cell in groupby(rows, key=lambda row: (row.batch, row.mode, row.precision))]
     return {
         "input": {"shape": list(input.shape), "alphabet": input.alphabet},
         "device": str(device),
@@ -89,39 +91,19 @@ def compare(
             for name in models
         ],
         "rows": [row.json() | _timms(row, sizes[row.contender], input) for row in rows],
-        "ratios": [_ratio(cell[0], row) for cell in cells for row in cell[1:]],
+        "ratios": [_ratio(cell, row) for cell in cells for row in cell[1:]],
         "checks": {
-            _check_name(cell[0]): all(row.gate for row in cell)
+            _check_name(cell, row): cell[0].gate and row.gate
             for cell in cells
-            if all(row.gate is not None for row in cell)
+            for row in cell[1:] or cell
+            if None not in (cell[0].gate, row.gate)
         },
         "machine": surroundings,
     }
 
 
-def quick(
-    models: Mapping[str, nn.Module],
-    *,
-    input: Input,
-    batches: Sequence[int] = (1, 128),
-    device: str | torch.device = "cpu",
-    accuracies: Mapping[str, float] | None = None,
-    perplexities: Mapping[str, float] | None = None,
-    weights_bytes: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
-    """`compare` in a few seconds, for the table at the end of a training: eager, fp32, a short look."""
-    return compare(
-        models,
-        input=input,
-        batches=batches,
-        modes=("eager",),
-        precisions=("fp32",),
-        seconds=0.25,
-        device=device,
-        accuracies=accuracies,
-        perplexities=perplexities,
-        weights_bytes=weights_bytes,
-    )
+# in a few seconds, for the table at the end of a training
+quick = partial(compare, modes=("eager",), precisions=("fp32",), seconds=0.25)
 
 
 def _size(name: str, model: nn.Module, input: Input) -> dict[str, Any]:
@@ -155,36 +137,38 @@ def _timms(row: Row, size: Mapping[str, Any], input: Input) -> dict[str, Any]:
     }
 
 
-def _ratio(baseline: Row, row: Row) -> dict[str, Any]:
-    cell = {
+def _ratio(cell: Sequence[Row], row: Row) -> dict[str, Any]:
+    baseline, check = cell[0], _check_name(cell, row)
+    where = {
         "baseline": baseline.contender,
         "contender": row.contender,
         "mode": row.mode,
         "precision": row.precision,
         "batch": row.batch,
-        "check": _check_name(row),
+        "check": check,
     }
     reasons = [f"{side.contender}: {side.reason}" for side in (baseline, row) if side.reason]
     if reasons:
         nothing = {"speedup": None, "p10": None, "p90": None, "rounds": 0, "tie": None}
-        return {**cell, **nothing, "reason": "; ".join(reasons), "loads": []}
+        return {**where, **nothing, "reason": "; ".join(reasons), "loads": []}
     found = speedup(baseline.round_ms, row.round_ms)
-    return {**cell, **asdict(found), "tie": found.tie, "reason": None, "loads": _loads(baseline, row)}
+    return {**where, **asdict(found), "tie": found.tie, "reason": None, "loads": _loads(baseline, row, check)}
 
 
-def _loads(baseline: Row, row: Row) -> list[dict[str, Any]]:
+def _loads(baseline: Row, row: Row, check: str) -> list[dict[str, Any]]:
     """How many times more requests a second, by the number of clients."""
     ratios = []
     for ours, theirs in zip(baseline.loads, row.loads, strict=True):
         if ours.rates and theirs.rates:
             found = speedup(*([1 / rate for rate in load.rates] for load in (ours, theirs)))
-            told = {"check": _check_name(row), "clients": theirs.clients}
-            ratios.append({**told, **asdict(found), "tie": found.tie})
+            ratios.append({"check": check, "clients": theirs.clients, **asdict(found), "tie": found.tie})
     return ratios
 
 
-def _check_name(row: Row) -> str:
-    return f"{row.mode} {row.precision} batch {row.batch}"
+def _check_name(cell: Sequence[Row], row: Row) -> str:
+    """One a ratio: what a contender does wrong says nothing of the others."""
+    name = f"{row.mode} {row.precision} batch {row.batch}"
+    return name if len(cell) < 3 else f"{name}, {row.contender}"
 
 
 def _check(

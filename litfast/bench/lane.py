@@ -79,6 +79,7 @@ class Lane:
         """Note why it cannot be timed; what was timed of it goes."""
         self.rounds.clear()
         self.loads.clear()
+        self.joules = None
         self.reason, self.full = reason(error), out_of_memory(error)
 
 
@@ -92,13 +93,14 @@ def truth(name: str, model: nn.Module, samples: Any) -> Tensor | Exception:
     """The eager fp32 outputs, or the error of a batch for which there is no memory.
 
     Raises:
-        ValueError, TypeError: the model does not take the samples, or returns something else than one tensor.
+        ValueError: the model does not take the samples.
+        TypeError: it returns something else than one tensor.
     """
     try:
         runner = modes.prepare(model, "eager", "fp32", samples)
         with torch.inference_mode():
             outputs = runner(samples)
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # this runs the user's forward: anything may be raised
         if out_of_memory(error):
             return error.with_traceback(None)  # whose frames would keep the memory
         why = f"measure: {name} must take samples {each(_shape, samples)}, got: {reason(error)}"
@@ -116,7 +118,6 @@ def build(
     Its outputs may lie as far from the eager fp32 ones as `modes.tolerance` says. A model that is more
     sensitive may err twice what it errs eagerly in that precision, up to `modes.COARSE`.
     """
-    samples = modes.converted(samples, mode, precision)
     lane = Lane(
         contender=name,
         mode=mode,
@@ -127,6 +128,7 @@ def build(
         lane.fail(expected)
         return lane
     try:
+        lane.samples = samples = modes.converted(samples, mode, precision)
         lane.runner = modes.prepare(model, mode, precision, samples)
         with torch.inference_mode():
             lane.error = modes.deviation(lane.runner(samples), expected)
@@ -137,10 +139,12 @@ def build(
         return lane
     lane.gate = lane.error <= lane.tolerance
     if not lane.gate:
-        lane.reason = (
-            f"outputs differ from its eager fp32 outputs by {lane.error:.2g} of the largest one, "
-            f"more than {lane.tolerance:.2g}"
-        )
+        lane.reason = "outputs, or its eager fp32 ones, are not finite, or their shapes differ"
+        if math.isfinite(lane.error):
+            lane.reason = (
+                f"outputs differ from its eager fp32 outputs by {lane.error:.2g} of the largest one, "
+                f"more than {lane.tolerance:.2g}"
+            )
     return lane
 
 

@@ -19,7 +19,8 @@ from litfast.bench import energy
 from litfast.bench import modes as running
 from litfast.bench.lane import Lane, block, build, calibrate, out_of_memory, truth
 from litfast.bench.row import Row, of
-from litfast.fields import first
+from litfast.engine.trial import reason
+from litfast.fields import each, first
 from litfast.models import Input
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
@@ -64,8 +65,8 @@ def measure(
     """
     place = torch.device(device)
     _check_contenders(contenders, input)
-    _check_cells(batches, modes, precisions)
-    _check_conditions(seconds, place, threads, clients)
+    check_cells(batches=batches, modes=modes, precisions=precisions)
+    check_conditions(seconds=seconds, device=place, threads=threads, clients=clients)
     found = energy.find(place)
     work = _Work(
         contenders=contenders,
@@ -105,9 +106,22 @@ class _Work:
     say: Callable[[str], None]
 
     def given(self, batch: int) -> Given:
-        """The samples of a batch size and the truth about them."""
+        """The samples of a batch size and the truth about them.
+
+        Raises:
+            ValueError: the host has no memory for them, or a contender does not take them.
+        """
         generator = torch.Generator().manual_seed(self.seed)
-        samples = self.input.example(batch, generator=generator, device=self.device)
+        try:
+            samples = self.input.example(batch, generator=generator)
+        except (RuntimeError, TypeError, MemoryError) as error:  # TypeError: a size beyond int64
+            raise ValueError(f"measure: batches must fit into memory, got {batch}: {reason(error)}") from None
+        try:
+            samples = each(lambda x: x.to(self.device), samples)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            return samples, dict.fromkeys(self.contenders, error)
         return samples, {name: truth(name, model, samples) for name, model in self.contenders.items()}
 
     def cell(self, given: Given, mode: str, precision: str, taken: set[int]) -> list[Row]:
@@ -206,10 +220,17 @@ def _check_contenders(contenders: Mapping[str, nn.Module], input: Input) -> None
         raise ValueError(f"measure: input.shape must be sizes from 1, got {list(input.shape)}")
 
 
-def _check_cells(batches: Sequence[int], modes: Sequence[str], precisions: Sequence[str]) -> None:
+def check_cells(*, batches: Sequence[int], modes: Sequence[str], precisions: Sequence[str]) -> None:
+    """Refuse what no cell can be made of.
+
+    Raises:
+        ValueError: an empty list, one that names something twice, a batch below 1, an unknown name.
+    """
     for what, given in (("batches", batches), ("modes", modes), ("precisions", precisions)):
         if isinstance(given, str) or not given:
             raise ValueError(f"measure: {what} must be a list of at least one, got {given!r}")
+        if len(set(given)) < len(given):
+            raise ValueError(f"measure: {what} must differ, got {', '.join(map(str, given))}")
     if min(batches) < 1:
         raise ValueError(f"measure: batches must be 1 or more, got {list(batches)}")
     for mode in modes:
@@ -218,9 +239,14 @@ def _check_cells(batches: Sequence[int], modes: Sequence[str], precisions: Seque
         running.PRECISIONS[precision]
 
 
-def _check_conditions(
-    seconds: float, device: torch.device, threads: int | None, clients: Sequence[int]
+def check_conditions(
+    *, seconds: float, device: torch.device, threads: int | None, clients: Sequence[int] = ()
 ) -> None:
+    """Refuse conditions under which nothing can be timed.
+
+    Raises:
+        ValueError: a time, a count or a device that cannot be.
+    """
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ValueError(f"measure: seconds must be positive and finite, got {seconds}")
     if threads is not None and threads < 1:

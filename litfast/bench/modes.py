@@ -165,8 +165,8 @@ def tolerance(precision: str, device: torch.device) -> float:
 
 
 def deviation(outputs: Tensor, truth: Tensor) -> float:
-    """max |outputs - truth| / max |truth|; infinite where shapes differ or a value is not finite."""
-    if outputs.shape != truth.shape or not bool(torch.isfinite(outputs).all()):
+    """max |outputs - truth| / max |truth|; infinite where shapes differ or anything is not finite."""
+    if outputs.shape != truth.shape or not all(bool(torch.isfinite(x).all()) for x in (outputs, truth)):
         return float("inf")
     largest = truth.abs().max().item()
     difference = (outputs.float() - truth).abs().max().item()

@@ -48,7 +48,7 @@ def draw(document: Document, path: str | Path) -> None:
         axis.set_title(f"batch {batch}", loc="left", fontsize=11, fontweight="bold")
     for spare in axes[len(batches) :]:
         spare.set_axis_off()
-    _finish(figure, axes[0], document)
+    _finish(figure, document)
     save(figure, path)
 
 
@@ -111,10 +111,10 @@ def _gain(row: Mapping[str, Any], document: Document) -> str:
 def _points(axis: Axes, rows: list[dict[str, Any]], document: Document) -> None:
     """Accuracy over latency: colour tells the model, marker the mode and precision."""
     accuracy = {model["name"]: model["accuracy"] for model in document["models"]}
-    names = [name for name, value in accuracy.items() if value is not None]
+    names = list(dict.fromkeys(row["contender"] for row in rows))
     kinds = list(dict.fromkeys(_kind(row) for row in rows))
     for kind in kinds:
-        same = [row for row in rows if _kind(row) == kind and row["contender"] in names]
+        same = [row for row in rows if _kind(row) == kind]
         places = [(row["p50_ms"], accuracy[row["contender"]]) for row in same]
         if len(names) == 2:
             axis.plot(*zip(*places, strict=True), color="#cccccc", linewidth=1, zorder=1)
@@ -146,14 +146,14 @@ def _points(axis: Axes, rows: list[dict[str, Any]], document: Document) -> None:
     axis.grid(color="#ececec", linewidth=0.8)
 
 
-def _finish(figure: Figure, first: Axes, document: Document) -> None:
+def _finish(figure: Figure, document: Document) -> None:
     """Title, one legend for all panels, and no box around anything."""
+    shown: dict[str, Any] = {}
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_axisbelow(True)
-    shown: dict[str, Any] = {}
-    for handle, label in zip(*first.get_legend_handles_labels(), strict=True):
-        shown.setdefault(label, handle)
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
     figure.legend(
         shown.values(),
         shown.keys(),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from litfast.bench.metric import METRICS, Metric
 from litfast.bench.stats import milliseconds
 
 Document = Mapping[str, Any]
@@ -42,10 +43,9 @@ def summary(document: Document) -> Sheet:
     ):
         values = [model[key] for model in models]
         rows.append([label, *map(text, values), _times(values[0] / values[-1]) if values[-1] else ""])
-    if any(model["accuracy"] is not None for model in models):
-        rows.append(_accuracy(models))
-    if any(model.get("perplexity") is not None for model in models):
-        rows.append(_perplexity(models))
+    for name in ("accuracy", "perplexity"):
+        if any(model.get(name) is not None for model in models):
+            rows.append(_merit(models, METRICS[name]))
     rows += _first_cells(document)
     head = ["", *(model["name"] for model in models)] + ["ratio"] * (len(models) > 1)
     title = " and ".join(model["name"] for model in models) if len(models) < 4 else f"{len(models)} models"
@@ -157,18 +157,14 @@ def _first_cells(document: Document) -> list[list[str]]:
     return lines
 
 
-def _accuracy(models: Sequence[Mapping[str, Any]]) -> list[str]:
-    values = [model["accuracy"] for model in models]
-    shown = ["-" if value is None else f"{value:.2f} %" for value in values]
-    known = values[0] is not None and values[-1] is not None
-    return ["accuracy", *shown, f"{values[-1] - values[0]:+.2f} points" if known else ""]
-
-
-def _perplexity(models: Sequence[Mapping[str, Any]]) -> list[str]:
-    values = [model["perplexity"] for model in models]
-    shown = ["-" if value is None else f"{value:.2f}" for value in values]
-    known = values[0] is not None and values[-1] is not None
-    return ["perplexity", *shown, f"{100 * (values[-1] / values[0] - 1):+.2f} %" if known else ""]
+def _merit(models: Sequence[Mapping[str, Any]], metric: Metric) -> list[str]:
+    """A line of the summary: the metric of every model, and what the last one gains on the first."""
+    values = [model[metric.name] for model in models]
+    first, last = values[0], values[-1]
+    gained = ""
+    if first is not None and last is not None:
+        gained = f"{last - first:+.2f} points" if metric.unit else f"{100 * (last / first - 1):+.2f} %"
+    return [metric.name, *map(metric.text, values), gained]
 
 
 def _rate(value: float | None) -> str:

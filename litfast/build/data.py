@@ -19,6 +19,7 @@ from litfast.data.sets.image_set import Choosable, ImageSet, hold_out
 from litfast.data.sets.text_set import Corpus, TextSet
 from litfast.data.shape import image_shape
 from litfast.data.tokens import StreamLoader, TokenLoader
+from litfast.engine.ranks import ALONE, Ranks
 from litfast.models import Input
 
 EVAL_BATCH = 128
@@ -59,14 +60,19 @@ class Data:
     left_out: tuple[str, ...]
     advice: Callable[[float], str]
     splits: Mapping[str, Any]  # "train", "val" and "test" samples
-    serve: Callable[..., Loader]  # (samples, train=)
+    serve: Callable[..., Loader]  # (samples, train=, shared=): shared among the ranks, else whole on each
     labelled: bool = True
     counts: Tensor | None = None
 
     def loader(self, split: str) -> Loader | None:
-        """A loader over "train" (shuffled, augmented), "val" or "test"; None where there is no such split."""
+        """A loader over "train" (shuffled, augmented), "val" or "test"; None where there is no such split.
+
+        Several ranks have a shard each of the first two. The first one tests alone.
+        """
         samples = self.splits[split]
-        return None if samples is None else self.serve(samples, train=split == "train")
+        if samples is None:
+            return None
+        return self.serve(samples, train=split == "train", shared=split != "test")
 
     def size(self, split: str) -> int:
         """How many images, texts or words a split holds."""
@@ -79,12 +85,19 @@ class Data:
         return loader
 
 
-def data(config: Config) -> tuple[Config, Data]:
+def data(config: Config, ranks: Ranks = ALONE) -> tuple[Config, Data]:
     """The config with data.loader settled, and its data; images for generators lie in -1..1.
+
+    Args:
+        ranks: who trains on it, each with an equal share of every batch.
 
     Raises:
         ValueError: whatever is wrong with the set, its options or the loader.
     """
+    if config.data.batch % ranks.world:
+        raise ValueError(
+            f"recipe: data.batch must divide among the {ranks.world} ranks, got {config.data.batch}"
+        )
     found = sets.load(config.data.name, root=config.data.root, **config.data.options)
     if trains_generator(config) and isinstance(found, ImageSet):
         for key in ("mean", "std"):
@@ -94,14 +107,14 @@ def data(config: Config) -> tuple[Config, Data]:
                 )
         found = replace(found, mean=(0.5,) * len(found.mean), std=(0.5,) * len(found.std), crop=0)
     if isinstance(found, ImageSet):
-        return _images(config, found)
+        return _images(config, found, ranks)
     _check_ids(config, "words" if isinstance(found, Corpus) else "texts")
     if isinstance(found, FieldSet):
-        return _fields(config, found)
-    return _texts(config, found) if isinstance(found, TextSet) else _words(config, found)
+        return _fields(config, found, ranks)
+    return _texts(config, found, ranks) if isinstance(found, TextSet) else _words(config, found, ranks)
 
 
-def _images(config: Config, images: ImageSet) -> tuple[Config, Data]:
+def _images(config: Config, images: ImageSet, ranks: Ranks) -> tuple[Config, Data]:
     said = config.data
     given = {key: getattr(said, key) for key in OF_IMAGES if key != "workers"}
     images = replace(images, **{key: value for key, value in given.items() if value is not None})
@@ -111,11 +124,12 @@ def _images(config: Config, images: ImageSet) -> tuple[Config, Data]:
     found = choice.choose(said.loader, images, device=device)
     shape = image_shape(images.train, centre_crop=images.centre_crop, size=images.size)
 
-    def serve(samples: Any, *, train: bool) -> Loader:
+    def serve(samples: Any, *, train: bool, shared: bool = False) -> Loader:
+        shard = _shard(ranks, shared)
         return choice.make(
             found.name,
             samples,
-            batch=said.batch if train else EVAL_BATCH,
+            batch=said.batch // shard["num_shards"] if train else EVAL_BATCH,
             mean=images.mean,
             std=images.std,
             crop=images.crop if train else 0,
@@ -126,6 +140,7 @@ def _images(config: Config, images: ImageSet) -> tuple[Config, Data]:
             centre_crop=images.centre_crop,
             size=images.size,
             workers=said.workers,
+            **shard,
         )
 
     return _settled(config, found.name), Data(
@@ -150,17 +165,19 @@ def _images(config: Config, images: ImageSet) -> tuple[Config, Data]:
     )
 
 
-def _texts(config: Config, texts: TextSet) -> tuple[Config, Data]:
+def _texts(config: Config, texts: TextSet, ranks: Ranks) -> tuple[Config, Data]:
     said = config.data
 
-    def serve(samples: Any, *, train: bool) -> Loader:
+    def serve(samples: Any, *, train: bool, shared: bool = False) -> Loader:
+        shard = _shard(ranks, shared)
         return TokenLoader(
             samples,
-            batch=said.batch if train else EVAL_BATCH,
+            batch=said.batch // shard["num_shards"] if train else EVAL_BATCH,
             train=train,
             seed=config.seed,
             device=config.engine.device,
             resident=True,
+            **shard,
         )
 
     return _settled(config, "resident"), Data(
@@ -183,12 +200,19 @@ def _texts(config: Config, texts: TextSet) -> tuple[Config, Data]:
     )
 
 
-def _fields(config: Config, found: FieldSet) -> tuple[Config, Data]:
+def _fields(config: Config, found: FieldSet, ranks: Ranks) -> tuple[Config, Data]:
     said = config.data
 
-    def serve(samples: Any, *, train: bool) -> Loader:
-        size = said.batch if train else EVAL_BATCH
-        return FieldLoader(samples, batch=size, train=train, seed=config.seed, device=config.engine.device)
+    def serve(samples: Any, *, train: bool, shared: bool = False) -> Loader:
+        shard = _shard(ranks, shared)
+        return FieldLoader(
+            samples,
+            batch=said.batch // shard["num_shards"] if train else EVAL_BATCH,
+            train=train,
+            seed=config.seed,
+            device=config.engine.device,
+            **shard,
+        )
 
     inputs = [
         {"name": name, "shape": shape, "alphabet": found.alphabets.get(name)}
@@ -211,17 +235,19 @@ def _fields(config: Config, found: FieldSet) -> tuple[Config, Data]:
     )
 
 
-def _words(config: Config, corpus: Corpus) -> tuple[Config, Data]:
+def _words(config: Config, corpus: Corpus, ranks: Ranks) -> tuple[Config, Data]:
     said, size = config.data, len(corpus.words)
     splits = {"train": corpus.train, "val": corpus.val, "test": corpus.test}
 
-    def serve(ids: Tensor, *, train: bool) -> Loader:
+    def serve(ids: Tensor, *, train: bool, shared: bool = False) -> Loader:
+        shard = _shard(ranks, shared)
         return StreamLoader(
             ids,
-            batch=said.batch if train else EVAL_STREAMS,
+            batch=(said.batch if train else EVAL_STREAMS + shard["num_shards"] - 1) // shard["num_shards"],
             length=corpus.length,
             train=train,
             device=config.engine.device,
+            **shard,
         )
 
     return _settled(config, "resident"), Data(
@@ -257,6 +283,11 @@ def _check_ids(config: Config, unit: str) -> None:
         raise ValueError(f"recipe: data.on_error must be raise for {unit}, got {said.on_error!r}")
     if said.loader not in ("auto", "resident"):
         raise ValueError(f"recipe: data.loader must be auto or resident for {unit}, got {said.loader!r}")
+
+
+def _shard(ranks: Ranks, shared: bool) -> dict[str, Any]:
+    """What a loader is told of its share."""
+    return {"shard_id": ranks.rank, "num_shards": ranks.world} if shared else {"shard_id": 0, "num_shards": 1}
 
 
 def _settled(config: Config, loader: str) -> Config:

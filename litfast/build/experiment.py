@@ -20,6 +20,7 @@ from litfast.data.loader import Loader
 from litfast.engine import auto, modes
 from litfast.engine.plan import BranchPlan, plan
 from litfast.engine.predicted import Predicted
+from litfast.engine.ranks import ALONE, Ranks
 from litfast.methods import METHODS, chain
 from litfast.models import Input
 from litfast.models.inference import Agreement, Inference, agreement
@@ -33,7 +34,7 @@ class Experiment:
 
     `students` has one model a link of a chain, else one; `discriminator` is there for generators; `val` is
     None where nothing is held out; without labels `val` and `test` have the teacher's predictions as targets;
-    `rehearsal` says that the phases are only tried, without training.
+    `rehearsal` says that the phases are only tried, without training; `ranks` share out `train` and `val`.
     """
 
     config: Config
@@ -45,6 +46,7 @@ class Experiment:
     val: Loader | None
     test: Loader
     rehearsal: bool = False
+    ranks: Ranks = ALONE
 
     @property
     def student(self) -> SectionedModel:
@@ -110,7 +112,11 @@ class Experiment:
             raise ValueError("recipe: engine.keep must be last without validation samples, got 'best'")
         for way in self._ways():
             modes.check(*way, torch.device(engine.device))
-        options: dict[str, Any] = {"precision": engine.precision, "accumulate": engine.accumulate}
+        options: dict[str, Any] = {
+            "precision": engine.precision,
+            "accumulate": engine.accumulate,
+            "on_nan": engine.on_nan,
+        }
         try:
             plans = list(
                 plan(self._copied().phases(), self.train, device=torch.device(engine.device), **options)
@@ -128,22 +134,30 @@ class Experiment:
         return plans
 
     def choose(self) -> tuple[Experiment, str]:
-        """This experiment with engine.mode and engine.branches settled, and one line of what was measured."""
+        """This experiment with engine.mode and engine.branches settled, and one line of what was measured.
+
+        The first of several ranks measures, for all.
+        """
         engine = self.config.engine
         options = {"precision": engine.precision, "accumulate": engine.accumulate, "ema": engine.ema}
-        found = auto.choose(
-            lambda: self._copied().phases(),
-            self.train,
-            device=torch.device(engine.device),
-            candidates=self._ways(),
-            options=options,
+        found = self.ranks.from_first(
+            lambda: auto.choose(
+                lambda: self._copied().phases(),
+                self.train,
+                device=torch.device(engine.device),
+                candidates=self._ways(),
+                options=options,
+            )
         )
         settled = replace(engine, mode=found.mode, branches=found.branches)
         return replace(self, config=replace(self.config, engine=settled)), found.said
 
     def _ways(self) -> list[auto.Way]:
         engine = self.config.engine
-        return auto.ways(engine.mode, engine.branches, torch.device(engine.device))
+        found = auto.ways(engine.mode, engine.branches, torch.device(engine.device))
+        if self.ranks.world > 1 and engine.mode == "auto":
+            return [way for way in found if not modes.captures(way[0])]  # see `modes.make`
+        return found
 
     def _copied(self) -> Experiment:
         """The same on copies of the models, which may be trained."""
@@ -183,11 +197,16 @@ def device(name: str) -> str:
     return name
 
 
-def experiment(config: Config) -> Experiment:
-    """All objects of a resolved config; whatever can be wrong with it is found here, before any training."""
+def experiment(config: Config, ranks: Ranks = ALONE) -> Experiment:
+    """All objects of a resolved config; whatever can be wrong with it is found here, before any training.
+
+    Args:
+        ranks: who trains together, each on its share of every batch.
+    """
     method_options(config)
     models.check_kinds(config)
-    config, found = data(config)
+    _check_device(config.engine.device, ranks)
+    config, found = data(config, ranks)
     if not found.labelled:
         check_unlabelled(config)
     config = models.settled(config, found)
@@ -207,7 +226,16 @@ def experiment(config: Config) -> Experiment:
         train=train,
         val=None if critic is not None else judging(found, "val", teacher),  # a generator has no accuracy
         test=test,
+        ranks=ranks,
     )
+
+
+def _check_device(name: str, ranks: Ranks) -> None:
+    if ranks.world > 1 and name != "cpu" and (name != "cuda" or ranks.device is None):
+        raise ValueError(
+            "engine: device must be cpu, or cuda with a GPU for every rank of a machine, "
+            f"got {name} for rank {ranks.local_rank} here"
+        )
 
 
 def judging(data: Data, split: str, teacher: nn.Module | None) -> Loader | None:

@@ -14,6 +14,9 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import typer
 from rich.console import Console
 
+from litfast.engine import ranks
+from litfast.errors import first_line
+
 PIPE_WIDTH = 120  # where nobody watches there is no terminal to ask for its width
 out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
@@ -47,8 +50,9 @@ def usage() -> Iterator[None]:
 
 
 def fail(error: BaseException, code: int) -> NoReturn:
-    """One line on stderr, then out."""
-    say(f"litfast: {error}", err, "red")
+    """One line on stderr, of several ranks that of the first to fail, then out."""
+    err.quiet = not ranks.current().speaks()
+    say(f"litfast: {first_line(error)}", err, "red")
     raise typer.Exit(code)
 
 
@@ -102,11 +106,3 @@ def count(number: float) -> str:
         if number >= size:
             return f"{number / size:.2f} {unit}"
     return f"{number:.0f}"
-
-
-def size(number: float) -> str:
-    """Bytes for people, in powers of 1024."""
-    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if number >= 1 << power:
-            return f"{number / (1 << power):.1f} {unit}"
-    return f"{number:.0f} B"

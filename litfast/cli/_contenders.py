@@ -63,8 +63,8 @@ def gathered(
     if runs:
         made, characters = _like(runs[0]), runs[0].input.shape[0]
     else:
-        shape = _console.numbers("bench: --image", image or IMAGE, "x")
-        made, characters = {"channels": shape[0], "size": shape[1:]}, length or LENGTH
+        made = image_sizes("bench", IMAGE if image is None else image)
+        characters = LENGTH if length is None else length
     named = [] if teacher is None else [("teacher", teacher)]
     named += [("student", name) for name in students]
     for role, name in named:
@@ -80,6 +80,18 @@ def gathered(
     if not runs:
         _check_sizes(common, image, length)
     return models, common, _known(lines)
+
+
+def image_sizes(who: str, image: str) -> dict[str, Any]:
+    """The arguments of `create` for a model that reads images of a shape "CxHxW".
+
+    Raises:
+        ValueError: another text, or a size below 1.
+    """
+    shape = _console.numbers(f"{who}: --image", image, "x")
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"{who}: --image must be CxHxW, got {image!r}")
+    return {"channels": shape[0], "size": shape[1:]}
 
 
 def digest(file: Path) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from litfast import build
 from litfast.cli import _console, _results
 from litfast.config import Config, EngineConfig
+from litfast.data.choice import in_bytes
 from litfast.engine.plan import BranchPlan
 from litfast.phase import Schedule
 
@@ -47,7 +48,7 @@ def show(settings: Config, *, as_json: bool) -> None:
         f"batch {settings.data.batch}; {engine.device}, {engine.precision}{_teacher(settings)}, "
         f"{engine.threads} threads, "
         f"mode {engine.mode}, branches {engine.branches}{_extras(engine)}; "
-        f"at least {_console.size(max(b.memory_bytes for b in branches))} of memory"
+        f"at least {in_bytes(max(b.memory_bytes for b in branches))} of memory"
     )
 
 
@@ -63,8 +64,8 @@ def _table(branches: list[BranchPlan]) -> Table:
             str(b.steps),
             _optimizer(b.schedule),
             f"{b.parameters:,}",
-            _console.size(b.activation_bytes),
-            _console.size(b.memory_bytes),
+            in_bytes(b.activation_bytes),
+            in_bytes(b.memory_bytes),
         )
     return table
 

@@ -14,7 +14,7 @@ import typer
 from torch import nn
 
 from litfast import bench, build
-from litfast.bench import modes, record
+from litfast.bench import latency, modes, record
 from litfast.cli import _console
 from litfast.models import Input
 
@@ -79,24 +79,27 @@ def cells(
     """Read the options of a command.
 
     Raises:
-        ValueError: text where numbers should be, an unknown mode or precision, a device that is not there.
+        ValueError: text where numbers should be, and what `latency.measure` refuses of them.
     """
     place = torch.device(build.device(device))
-    names = modes.every(place) if mode == ALL else mode.split(",")
-    precisions = precision.split(",")
-    for name in names:
-        modes.MODES[name]
-    for name in precisions:
-        modes.PRECISIONS[name]
-    return Cells(
-        batches=_console.numbers(f"{who}: --batch", batch, ","),
-        modes=names,
-        precisions=precisions,
-        seconds=seconds,
-        threads=threads,
-        clients=[] if clients is None else _console.numbers(f"{who}: --clients", clients, ","),
-        device=place,
-    )
+    what: dict[str, Any] = {
+        "batches": _console.numbers(f"{who}: --batch", batch, ","),
+        "modes": modes.every(place) if mode == ALL else _words(mode),
+        "precisions": _words(precision),
+    }
+    under: dict[str, Any] = {
+        "seconds": seconds,
+        "threads": threads,
+        "clients": [] if clients is None else _console.numbers(f"{who}: --clients", clients, ","),
+        "device": place,
+    }
+    latency.check_cells(**what)
+    latency.check_conditions(**under)
+    return Cells(**what, **under)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
 
 
 def save(

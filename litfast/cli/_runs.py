@@ -5,6 +5,7 @@ The data set is not needed for it: the run has written down what its samples are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,18 @@ class Finished:
         }
 
 
+def check_different(who: str, paths: Sequence[Path]) -> None:
+    """Refuse one run that is given twice.
+
+    Raises:
+        ValueError: see above.
+    """
+    places = [path.resolve() for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
+            raise ValueError(f"{who}: runs must differ, got {path} twice")
+
+
 def finished(path: Path) -> Finished:
     """Open the run in a folder.
 
@@ -68,7 +81,11 @@ def finished(path: Path) -> Finished:
         raise ValueError(f"run: {path} must be finished, got one that is {run.status}")
     results, document = run.read("results.json"), run.read("model.json")
     settings = config.parse(run.config())
-    data = _described(results, document)
+    try:
+        data = _described(results, document)
+    except KeyError as error:
+        whole = "whole results.json and model.json"
+        raise ValueError(f"run: {path} must hold {whole}, got one without {error}") from None
     models = {"student": create(**document["model"])}  # as the method left it, whatever it began as
     if settings.teacher is not None:
         models = {"teacher": build.model(settings.teacher, data)} | models

@@ -16,7 +16,7 @@ from litfast import __version__, build, config
 from litfast.bench import machine
 from litfast.cli import _console, _progress, _results
 from litfast.cli._judge import Judge
-from litfast.engine import Report, evaluate
+from litfast.engine import Report, evaluate, lock, ranks
 from litfast.engine import train as run_phases
 from litfast.engine.adopt import adopt
 from litfast.engine.rundir import MARK, RunDirectory
@@ -41,6 +41,8 @@ def carry_out(
 ) -> tuple[RunDirectory, dict[str, Any]]:
     """Train what a resolved config says and judge it; the progress goes to stderr.
 
+    Of several ranks (`litfast.engine.ranks.joined`) all train; the first one writes and judges.
+
     Args:
         settings: resolved by `build.resolve`, or read from the run that is resumed.
         folder: gives the run's folder; called once the models, the data and every loss have been tried, so
@@ -50,15 +52,18 @@ def carry_out(
         test: judge it on the test split; else on the validation split alone, and the test split is not seen.
 
     Returns:
-        The run and its results document, which is in the folder too: results.json, or trial.json.
+        The run and its results document, which is in the folder too: results.json, or trial.json. Ranks but
+        the first one have an empty document.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM came; a checkpoint is written.
     """
-    if resume:
-        _compare_backend(folder())
+    every = ranks.current()
+    if resume and every.is_first:
+        with lock.held(folder().path):  # before the models and the data are read
+            _compare_backend(folder())
     _apply(settings)
-    experiment = build.experiment(settings)
+    experiment = build.experiment(settings, every)
     _results.check(experiment)
     plans = experiment.rehearse()
     for line in (*experiment.data.notes, *([] if resume else [experiment.data.loaded])):
@@ -73,18 +78,22 @@ def carry_out(
         experiment, chosen = experiment.choose()
         if chosen:
             _console.say(chosen, _console.err)
-    run = folder()
-    _note(run, experiment, "running", chosen, warnings=warnings)
-    run.write_config(config.dump(experiment.config))
-    if taught is not None:
-        adopt(run.path, "teacher", taught)
-    judge = _judge(experiment) if test else None
-    seconds = _run(run, experiment, resume or taught is not None, judge)
-    if test:
-        results = _results.collect(run, experiment, seconds, judge)
-    else:
-        results = _validated(run, experiment, seconds)
-    _note(run, experiment, "finished", stopped=results.get("stopped"))
+    run = RunDirectory(every.from_first(lambda: str(folder().path)))
+    if not every.is_first:
+        _run(run, experiment, resume or taught is not None, None)
+        return run, {}
+    with lock.held(run.path):
+        _note(run, experiment, "running", chosen, warnings=warnings)
+        run.write_config(config.dump(experiment.config))
+        if taught is not None:
+            adopt(run.path, "teacher", taught)
+        judge = _judge(experiment) if test else None
+        seconds = _run(run, experiment, resume or taught is not None, judge)
+        if test:
+            results = _results.collect(run, experiment, seconds, judge)
+        else:
+            results = _validated(run, experiment, seconds)
+        _note(run, experiment, "finished", stopped=results.get("stopped"))
     return run, results
 
 
@@ -140,6 +149,11 @@ def _say_agreement(experiment: build.Experiment) -> None:
     _console.say(said, _console.err)
 
 
+def command() -> str:
+    """What was typed, as run.json has it."""
+    return shlex.join(["litfast", *sys.argv[1:]])
+
+
 def _note(
     run: RunDirectory,
     experiment: build.Experiment,
@@ -156,7 +170,7 @@ def _note(
         {
             "status": status,
             "litfast": __version__,
-            "command": shlex.join(["litfast", *sys.argv[1:]]),
+            "command": command(),
             "seed": settings.seed,
             "engine": asdict(settings.engine),
             "auto": chosen or before.get("auto", ""),
@@ -166,6 +180,7 @@ def _note(
             "stopped": stopped or {},
             "backend": _backend(),
             "machine": machine.describe(),
+            "ranks": experiment.ranks.world,
         },
     )
 
@@ -193,12 +208,16 @@ def _run(
         resume=resume,
         precision=engine.precision,
         keep=engine.keep,
+        keep_checkpoints=engine.keep_checkpoints,
+        on_nan=engine.on_nan,
         log_every=engine.log_every,
         accumulate=engine.accumulate,
         ema=engine.ema,
         mode=engine.mode,
         branches=engine.branches,
+        sync_batch_norm=engine.sync_batch_norm,
     )
+    vote = ranks.Vote(experiment.ranks)
     seconds: dict[str, float] = {}
     started = time.perf_counter()
     with _console.Stop().listening() as stop, _progress.Display() as display:
@@ -212,9 +231,9 @@ def _run(
                 judging = 0.0 if judge is None else judge.spent()
                 seconds[report.phase] = time.perf_counter() - started - judging
                 started = time.perf_counter()
-            if stop.signal is not None:
+            if heard := vote(stop.signal or 0):
                 _close(reports)
-                raise Stopped(run, stop.code)
+                raise Stopped(run, 128 + heard)  # 130 for SIGINT, 143 for SIGTERM
     return seconds
 
 

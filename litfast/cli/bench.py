@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from litfast.bench import picture, report
-from litfast.cli import _console, _contenders, _measuring, _planned
+from litfast.cli import _console, _contenders, _measuring, _planned, _runs
 from litfast.cli._contenders import IMAGE, LENGTH
 
 
@@ -67,8 +68,9 @@ def bench(
             raise ValueError("bench: a run folder, --teacher or --student must be given, got none")
         if paths and (image, length) != (None, None):
             raise ValueError("bench: --image and --length must come with named models alone, got a run")
-        if len(_console.numbers("bench: --image", image or IMAGE, "x")) != 3:
-            raise ValueError(f"bench: --image must be CxHxW, got {image!r}")
+        _runs.check_different("bench", paths)
+        _contenders.image_sizes("bench", IMAGE if image is None else image)
+        file = _file(paths, out)
         cells = _measuring.cells(
             "bench",
             batch=batch,
@@ -89,7 +91,16 @@ def bench(
         report.show(document, _console.out)
         for line in _planned.lines(document["plans"]):
             _console.say(line)
-    folder = out or (paths[0] if len(paths) == 1 else None)
-    if folder is not None:
-        file = folder if folder.suffix in _measuring.ENDINGS else folder / "bench.png"
+    if file is not None:
         _measuring.save(document, file, picture.draw, report.markdown(document))
+
+
+def _file(runs: Sequence[Path], out: Path | None) -> Path | None:
+    """The picture that the record is put beside; None where nothing is written."""
+    place = out or (runs[0] if len(runs) == 1 else None)
+    if place is None or place.suffix in _measuring.ENDINGS:
+        return place
+    if place.suffix in (".json", ".md") or place.is_file():
+        endings = ", ".join(_measuring.ENDINGS)
+        raise ValueError(f"bench: --out must be a folder or a picture ({endings}), got {str(place)!r}")
+    return place / "bench.png"

@@ -77,10 +77,7 @@ def compare(
 def _check_words(runs: Sequence[Path], out: Path | None) -> None:
     if len(runs) < 2:
         raise ValueError(f"compare: two runs or more must be given, got {len(runs)}; see litfast bench")
-    places = [run.resolve() for run in runs]
-    for run, place in zip(runs, places, strict=True):
-        if places.count(place) > 1:
-            raise ValueError(f"compare: runs must differ, got {run} twice")
+    _runs.check_different("compare", runs)
     if out is not None and out.suffix not in _measuring.ENDINGS:
         raise ValueError(f"compare: --out must end in {', '.join(_measuring.ENDINGS)}, got {str(out)!r}")
 

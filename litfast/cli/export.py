@@ -11,7 +11,7 @@ import typer
 from torch import Tensor
 
 from litfast import export as exporting
-from litfast.cli import _console
+from litfast.cli import _console, _measuring
 from litfast.engine.rundir import RunDirectory
 from litfast.models import Input, create, load_weights
 
@@ -25,7 +25,7 @@ def export(
     format: Annotated[str, typer.Option(help=FORMATS)] = "lfc",
     out: Annotated[Path | None, typer.Option(help="The file. Default: RUN/student.SUFFIX.")] = None,
     fold: Annotated[bool, typer.Option("--fold", help="Fold batch norms (onnx, torch).")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: _measuring.AsJson = False,
 ) -> None:
     """Write a run's student to a file and prove the file: every bit, or what it computes without litfast.
 
@@ -39,7 +39,7 @@ def export(
         found = RunDirectory.open(run)
         file = out or found.path / f"student{exporting.FORMATS[format].suffix}"
         if file.resolve() == (found.path / WEIGHTS).resolve():
-            raise ValueError(f"export: --out must not be the run's own weights, got {file}")
+            raise ValueError(f"export: --out must be another file than the run's own weights, got {file}")
         exporting.chosen(file, format=format, fold=fold)
     document = found.read("model.json")
     model = create(**document["model"])

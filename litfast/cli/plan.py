@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
+import torch
 import typer
 from rich.table import Table
 
 from litfast import build, config
+from litfast.bench import latency, record
 from litfast.bench import plan as planning
-from litfast.bench import record
 from litfast.bench.stats import milliseconds
 from litfast.cli import _console, _measuring
-from litfast.cli._contenders import IMAGE, LENGTH, input_of
+from litfast.cli._contenders import IMAGE, LENGTH, image_sizes, input_of
 from litfast.engine.rundir import RunDirectory
 from litfast.models import MODELS, create
 from litfast.models.sectioned import SectionedModel
@@ -85,14 +86,12 @@ def plan(
     file = out or RUNS / f"{teacher}-plan.toml"
     with _console.usage():
         planning.check_target(target, times)
-        shape = _console.numbers("plan: --image", image, "x")
-        if len(shape) != 3:
-            raise ValueError(f"plan: --image must be CxHxW, got {image!r}")
+        sizes = image_sizes("plan", image)
         settings, said = _settings(teacher, weights, recipe, sets or [])
         _check_file(file)
-    place = build.device(device)
-
-    sizes: dict[str, Any] = {"channels": shape[0], "size": shape[1:]}
+        place = build.device(device)
+        latency.check_cells(batches=[batch], modes=[mode], precisions=[precision])
+        latency.check_conditions(seconds=seconds, device=torch.device(place), threads=threads)
 
     def make(blocks: Sequence[int] | None) -> SectionedModel:
         return create(teacher, classes=classes, blocks=blocks, **sizes, **said.options)

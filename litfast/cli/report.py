@@ -14,7 +14,7 @@ from litfast import __version__
 from litfast.bench import page, record
 from litfast.bench import report as tables
 from litfast.bench.metric import by_phase, judged
-from litfast.cli import _compared, _console, _runs, _translation
+from litfast.cli import _compared, _console, _measuring, _runs, _translation
 from litfast.cli.compare import lineup
 from litfast.engine.rundir import RunDirectory
 
@@ -36,9 +36,7 @@ def report(
         ),
     ] = "auto",
     count: Annotated[int, typer.Option(help="How many of these.")] = 128,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
-    ] = False,
+    as_json: _measuring.AsJson = False,
 ) -> None:
     """Write one self-contained page: curves, models, similarity, latencies, versions; it needs no network.
 
@@ -52,6 +50,7 @@ def report(
         litfast report runs/kd runs/lit --out report.html --samples random
     """
     with _console.usage():
+        _runs.check_different("report", runs)
         _check_words(out, samples, count)
     found = [_runs.finished(run) for run in runs]
     entries, _ = lineup(found)
@@ -86,6 +85,7 @@ def _check_words(out: Path | None, samples: str, count: int) -> None:
 
 def _chapter(name: str, run: _runs.Finished, samples: str, count: int) -> page.Chapter:
     folder = RunDirectory(run.path)
+    rows = folder.rows()
     metric, scores = judged(run.results)
     alike, compared = _compared.similarity(run, samples, count)
     bench = run.path / BENCH
@@ -97,10 +97,10 @@ def _chapter(name: str, run: _runs.Finished, samples: str, count: int) -> page.C
         data=_data(run),
         metric=metric,
         scores=scores,
-        rows=folder.rows(),
+        rows=rows,
         measured=run.results,
         benched=record.read(bench)["results"] if bench.exists() else None,
-        phases=_phases(run, folder.rows()),
+        phases=_phases(run, rows),
         marks=_marks_of(run.results),
         similarity=alike,
         compared=compared,
@@ -139,7 +139,7 @@ def _phases(run: _runs.Finished, rows: Sequence[Mapping[str, Any]]) -> page.Tabl
                 str(sum(row["phase"] == phase for row in rows)),
                 f"{run.results['seconds'][phase]:,.0f}",
                 f"{pace['samples_per_s']:,.0f}",
-                f"{pace['loader_samples_per_s']:,.0f}" if "loader_samples_per_s" in pace else "-",
+                f"{rate:,.0f}" if (rate := pace.get("loader_samples_per_s")) is not None else "-",
                 f"{100 * pace['data_wait']:.1f} %",
                 metric.text(before),
                 metric.text(after),

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from litfast import build, config
 from litfast.bench import cells, record
-from litfast.cli import _console, _stages, _trials
+from litfast.cli import _console, _ranks, _stages, _trials
 from litfast.engine.rundir import RunDirectory
 
 RUNS = Path("runs")
@@ -60,6 +60,7 @@ def search(
     """
     folder = out or RUNS / f"{Path(recipe).stem}-search"
     with _console.usage():
+        _ranks.refuse("search")
         on_top = [*(sets or []), *([] if device is None else [f"engine.device={device}"])]
         settings = config.load(recipe, on_top)
         build.method_options(_stages.plain(settings))

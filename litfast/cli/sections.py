@@ -9,8 +9,8 @@ import torch
 import typer
 from rich.table import Table
 
-from litfast.cli import _console
-from litfast.cli._contenders import IMAGE, LENGTH, input_of
+from litfast.cli import _console, _measuring
+from litfast.cli._contenders import IMAGE, LENGTH, image_sizes, input_of
 from litfast.models import create, parameters
 from litfast.models.discovery import measure
 
@@ -23,7 +23,7 @@ def sections(
     image: Annotated[str, typer.Option(help="Shape CxHxW of an image that it reads.")] = IMAGE,
     length: Annotated[int, typer.Option(help="Characters of a text that it reads.")] = LENGTH,
     classes: Annotated[int, typer.Option(help="Width of its output.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: _measuring.AsJson = False,
 ) -> None:
     """List the submodules that a model's forward pass runs through in a line: a section may end with each.
 
@@ -39,10 +39,7 @@ def sections(
         litfast sections net.py:make --image 1x28x28 --json
     """
     with _console.usage():
-        shape = _console.numbers("sections: --image", image, "x")
-        if len(shape) != 3:
-            raise ValueError(f"sections: --image must be CxHxW, got {image!r}")
-    sizes: dict[str, Any] = {"channels": shape[0], "size": shape[1:]}
+        sizes = image_sizes("sections", image)
     made = create(model, classes=classes, **sizes)
     reads = input_of(made.model, sizes, length)
     sample = reads.example(BATCH, generator=torch.Generator())

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from litfast import build
 from litfast.bench import cells, picture_cells, record
-from litfast.cli import _console, _grid, _trials
+from litfast.cli import _console, _grid, _ranks, _trials
 
 RUNS = Path("runs")
 
@@ -63,6 +63,7 @@ def sweep(
     """
     folder = out or RUNS / f"{Path(recipe).stem}-sweep"
     with _console.usage():
+        _ranks.refuse("sweep")
         found, trials = _planned(recipe, grids or [], sets or [], seeds, device, folder)
     if dry_run:
         _list(trials, as_json=as_json)

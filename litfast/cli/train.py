@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from litfast import build, config
-from litfast.cli import _console, _dry_run, _results, _training
+from litfast.cli import _console, _dry_run, _ranks, _results, _training
 from litfast.engine.rundir import RunDirectory, latest_unfinished, next_free
 
 RUNS = Path("runs")
@@ -61,35 +61,40 @@ def train(
         litfast train celeba_stargan6_stargan2 --set data.root=DIR         generators, judged by FID
 
         litfast train --resume --out runs/mine
+
+        torchrun --nproc-per-node 4 -m litfast train RECIPE                one batch shared by four processes
     """
-    started: RunDirectory | None = None
-    with _console.usage():
-        if resume and (overwrite or sets or seed is not None or teacher_precision is not None):
-            raise ValueError(
-                "train: --resume must come alone (a run keeps its recipe), "
-                "got --overwrite, --set, --seed or --teacher-precision"
-            )
-        if resume:
-            started = RunDirectory.open(out or latest_unfinished(RUNS, Path(recipe).stem))
-            _refuse_finished(started)
-            settings = config.parse(started.config())
-        else:
-            settings = _settings(recipe, sets or [], device, seed, deterministic, teacher_precision)
-        build.method_options(settings)
-    if dry_run:
-        _dry_run.show(settings, as_json=as_json)
-        return
+    with _ranks.joined() as every:
+        with _console.usage():
+            if resume and (overwrite or sets or seed is not None or teacher_precision is not None):
+                raise ValueError(
+                    "train: --resume must come alone (a run keeps its recipe), "
+                    "got --overwrite, --set, --seed or --teacher-precision"
+                )
+            place = every.from_first(lambda: _unfinished(out, Path(recipe).stem, resume))
+            started = None if place is None else RunDirectory.open(place)
+            if started is None:
+                settings = _settings(recipe, sets or [], device, seed, deterministic, teacher_precision)
+            else:
+                settings = config.parse(started.config())
+            build.method_options(settings)
+        if dry_run:
+            if every.is_first:
+                _dry_run.show(settings, as_json=as_json)
+            return
 
-    def folder() -> RunDirectory:
-        return started or RunDirectory.create(out or next_free(RUNS, Path(recipe).stem), overwrite=overwrite)
+        def folder() -> RunDirectory:
+            free = out or next_free(RUNS, Path(recipe).stem)
+            return started or RunDirectory.create(free, overwrite=overwrite)
 
-    try:
-        run, results = _training.carry_out(settings, folder, resume=resume)
-    except _training.Stopped as stopped:
-        said = f"stopped; continue with: litfast train --resume --out {stopped.run.path}"
-        _console.say(said, _console.err)
-        raise typer.Exit(stopped.code) from None
-    _results.show(results, run, as_json=as_json)
+        try:
+            run, results = _training.carry_out(settings, folder, resume=started is not None)
+        except _training.Stopped as stopped:
+            said = f"stopped; continue with: litfast train --resume --out {stopped.run.path}"
+            _console.say(said, _console.err)
+            raise typer.Exit(stopped.code) from None
+        if every.is_first:
+            _results.show(results, run, as_json=as_json)
 
 
 def _settings(
@@ -111,6 +116,12 @@ def _settings(
     return build.resolve(replace(settings, engine=engine, seed=settings.seed if seed is None else seed))
 
 
-def _refuse_finished(run: RunDirectory) -> None:
+def _unfinished(out: Path | None, stem: str, resume: bool) -> str | None:
+    """The run to go on with: the one asked for, or what this command left before its job was restarted."""
+    if not resume:
+        place = _ranks.left_behind(out or RUNS, _training.command())
+        return None if place is None else str(place)
+    run = RunDirectory.open(out or latest_unfinished(RUNS, stem))
     if run.status == "finished":
         raise ValueError(f"train: {run.path} must be unfinished to be resumed, got a finished run")
+    return str(run.path)

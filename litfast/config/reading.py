@@ -18,13 +18,9 @@ from litfast.phase import Schedule
 from litfast.registry import unknown
 
 OF_RUN = {"model", "blocks", "boundaries", "options", "weights"}  # what `run` stands for
-OF_DATA = (
-    "classes",
-    "channels",
-    "size",
-    "alphabet",
-    "inputs",
-)  # of a model's spec; a recipe has them from its data
+DEEPEST = 20  # tables within tables
+# of a model's spec; a recipe has them from its data
+OF_DATA = ("classes", "channels", "size", "alphabet", "inputs")
 
 
 def recipes() -> dict[str, Path]:
@@ -54,6 +50,7 @@ def parse(table: Mapping[str, Any]) -> Config:
 
     An unknown key names the nearest known one; a key whose value is None takes its default.
     """
+    _check_values("", table)
     table = _without_none(dict(table))
     known = {f.name for f in fields(Config)} - {"phases"}
     own = {key: value for key, value in table.items() if key in known}
@@ -81,7 +78,7 @@ def read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"recipe: {path} must be a readable TOML file, got: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also thousands of digits, or of brackets
         raise ValueError(f"recipe: {path} must be valid TOML, got: {error}") from None
 
 
@@ -93,15 +90,17 @@ def _of_run(said: dict[str, Any], role: str) -> dict[str, Any]:
     folder = Path(coerce(str, said["run"], f"{role}.run"))
     try:
         document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        spec, weights = {**document["model"]}, str(document["weights"])
+        given = {"model": spec.pop("name"), **{key: spec.pop(key, None) for key in ("blocks", "boundaries")}}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(
             f"recipe: {role}.run must be the folder of a finished run, whose model.json can be read, "
-            f"got {folder}: {error}"
+            f"got {folder}: {type(error).__name__}: {error}"
         ) from None
-    spec = dict(document["model"])
-    given = {"model": spec.pop("name"), **{key: spec.pop(key, None) for key in ("blocks", "boundaries")}}
+    if Path(weights).name != weights or weights in ("", ".."):
+        raise ValueError(f"recipe: weights of {folder} must be a file in that folder, got {weights!r}")
     given["options"] = {key: value for key, value in spec.items() if key not in OF_DATA}
-    return own | given | {"weights": str(folder / document["weights"])}
+    return own | given | {"weights": str(folder / weights)}
 
 
 def _find(recipe: str) -> Path:
@@ -137,9 +136,10 @@ def _value(text: str) -> Any:
     if text == "none":
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        table = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text
+    return table["value"] if len(table) == 1 else text
 
 
 def _build(cls: Any, table: Any, where: str) -> Any:
@@ -189,6 +189,19 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
         return value
     name = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
     raise ValueError(f"recipe: {where} must be of type {name}, got {value!r}")
+
+
+def _check_values(where: str, value: Any, depth: int = 0) -> None:
+    """Refuse what TOML or the machine cannot hold: integers beyond 64 bits, tables without end."""
+    if depth > DEEPEST:
+        raise ValueError(f"recipe: {where[:60]} must be at most {DEEPEST} tables deep, got more")
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise ValueError(
+            f"recipe: {where} must be an integer of 64 bits, got one of {value.bit_length() + 1}"
+        )
+    items = value.items() if isinstance(value, Mapping) else ()
+    for key, item in enumerate(value) if isinstance(value, (list, tuple)) else items:
+        _check_values(_join(where, str(key)), item, depth + 1)
 
 
 def _fits(value: Sequence[Any], args: tuple[Any, ...]) -> bool:

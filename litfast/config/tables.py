@@ -165,6 +165,10 @@ class EngineConfig:
     `mode` is eager, compile, graph or compile-graph, `branches` serial or parallel: "auto" measures them.
     `accumulate` parts of the batch go through the models one by one before the update: less memory, the same
     step. `ema` is the decay of an average of the weights (none without it), as `litfast.train` describes it.
+    `on_nan` says what becomes of a step whose loss or gradient is not finite: raise, skip or rewind. The last
+    `keep_checkpoints` of a phase under way stay.
+    `distributed` is what several ranks (torchrun) share out: the "data", or the "sections"; the batch is that
+    of all together. `sync_batch_norm` normalises by the batch of all ranks, else each by its own.
     """
 
     device: str = "auto"
@@ -177,7 +181,11 @@ class EngineConfig:
     threads: int | None = None
     deterministic: bool = False
     keep: str = "last"
+    keep_checkpoints: int = 2
+    on_nan: str = "raise"
     log_every: int = 20
+    distributed: str = "data"
+    sync_batch_norm: bool = True
 
     def __post_init__(self) -> None:
         for key in ("precision", "teacher_precision"):
@@ -185,7 +193,9 @@ class EngineConfig:
         _choice("engine.mode", self.mode, ("auto", "eager", "compile", "graph", "compile-graph"))
         _choice("engine.branches", self.branches, ("auto", "serial", "parallel"))
         _choice("engine.keep", self.keep, ("last", "best"))
-        for key in ("log_every", "accumulate"):
+        _choice("engine.on_nan", self.on_nan, ("raise", "skip", "rewind"))
+        _choice("engine.distributed", self.distributed, ("data", "sections"))
+        for key in ("log_every", "accumulate", "keep_checkpoints"):
             if getattr(self, key) < 1:
                 raise ValueError(f"recipe: engine.{key} must be 1 or more, got {getattr(self, key)}")
         if self.ema is not None and not 0 < self.ema < 1:

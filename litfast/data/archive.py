@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn, Self
 
 MAX_BYTES, MAX_MEMBERS = 64 << 30, 5_000_000  # beyond every official set, short of a machine's disk
 OPENERS: dict[str, Callable[..., Any]] = {"tar": open, "tar.gz": gzip.GzipFile, "tar.xz": lzma.LZMAFile}
@@ -28,7 +28,9 @@ BROKEN = (
     EOFError,
     NotImplementedError,  # what zipfile says to a compression that it does not know
 )
-CHUNK = 1 << 20
+CHUNK, MOST_BEHIND = 1 << 20, 1 << 30  # bytes read at once; behind the end of a tar
+LONGEST_NAME = 1 << 20  # bytes of a long name or of pax records, which tarfile reads at once
+OF_NAMES = (b"L", b"K", b"x", b"X", b"g")  # types of the headers that hold those
 
 
 Refuse = Callable[[str, str], NoReturn]  # (rule, what came)
@@ -42,6 +44,31 @@ class Member(NamedTuple):
     size: int = 0
     target: str = ""  # of a link
     content: IO[bytes] | None = None  # of a file, to be read before the next member
+
+
+class Header(tarfile.TarInfo):
+    """A tar's header, for `tarfile.open(tarinfo=Header)`: whatever is wrong with one is a TarError.
+
+    Without it a size below 0 would lead backwards, one of a name would be set aside as it is announced, and
+    a number that is none would be any error.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.size < 0 or (found.type in OF_NAMES and found.size > LONGEST_NAME):
+            raise tarfile.ReadError(f"a header that announces {found.size} bytes")
+        return found
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        try:
+            found = super().fromtarfile(tar)
+        except (ValueError, LookupError, OverflowError, RecursionError) as error:
+            raise tarfile.ReadError(f"a header that cannot be read ({error})") from None
+        if found.size < 0:
+            raise tarfile.ReadError(f"a header that announces {found.size} bytes")
+        return found
 
 
 def archive_kind(file: str | Path) -> str | None:
@@ -124,9 +151,11 @@ def members(archive: Path) -> Iterator[Iterator[Member]]:
 
 def _of_tar(stream: IO[bytes], kind: str) -> Generator[Member, None, None]:
     # "r|" reads front to back: to seek in compressed data is to decompress it again
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as tar:
         for entry in tar:
-            if entry.isdir():
+            if entry.issparse():
+                yield Member(entry.name, "a sparse file")
+            elif entry.isdir():
                 yield Member(entry.name, "folder")
             elif entry.isfile():
                 yield Member(entry.name, "file", entry.size, content=tar.extractfile(entry))
@@ -138,8 +167,10 @@ def _of_tar(stream: IO[bytes], kind: str) -> Generator[Member, None, None]:
         # no empty block was read after the last member, and no compression knows where the end is
         if kind == "tar" and tar.fileobj.tell() == tar.offset:
             raise tarfile.ReadError("it ends without the mark of its end")
-    while stream.read(CHUNK):  # only at its end does a compressed stream show that it is altered
-        pass
+    for _ in range(MOST_BEHIND // CHUNK):  # only at its end does a compressed stream show that it is altered
+        if not stream.read(CHUNK):
+            return
+    raise tarfile.ReadError(f"more than {MOST_BEHIND} bytes follow its end")
 
 
 def _of_zip(packed: zipfile.ZipFile) -> Generator[Member, None, None]:
@@ -189,6 +220,8 @@ def _check_name(member: Member, refuse: Refuse) -> None:
         refuse("have a relative name", "an absolute one")
     if any(".." in form.parts for form in forms):
         refuse("stay inside the folder", "a name that leads out of it")
+    if "\0" in member.name or "\0" in member.target:
+        refuse("be named without null bytes", "one in its name or its target")
     if member.kind not in ("file", "folder", "symlink", "hardlink"):
         refuse("be a file, a folder or a link", member.kind)
 

@@ -178,4 +178,5 @@ def _place(device: torch.device) -> str:
 def in_bytes(number: int) -> str:
     """A number of bytes for people, in powers of 1024."""
     power = next((power for power in (30, 20, 10) if number >= 1 << power), 0)
-    return f"{number / (1 << power):.3g} {['B', 'KiB', 'MiB', 'GiB'][power // 10]}"
+    value = number / (1 << power)
+    return f"{value:{'.3g' if value < 999.5 else '.0f'}} {['B', 'KiB', 'MiB', 'GiB'][power // 10]}"

@@ -151,6 +151,12 @@ class DaliLoader:
             run.feed.stop()
             self._idle = run
 
+    def names(self, epoch: int, step: int) -> list[str]:
+        """What messages call the samples of batch `step`: their files, or "image 17"."""
+        samples = self._recipe.samples
+        index = draws(self.samples, epoch=epoch, **self._shard, **self._random).index.split(self.batch)[step]
+        return [f"image {i}" if isinstance(samples, Images) else samples.name(i) for i in index.tolist()]
+
     def state(self) -> dict[str, Any]:
         """The pipeline's checkpoint and its place in the epoch."""
         if self._place is None:

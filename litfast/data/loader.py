@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -62,4 +62,13 @@ class Loader(Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave, of this class or (then without use) of another."""
+        ...
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A loader that can say which samples are in a batch."""
+
+    def names(self, epoch: int, step: int) -> list[str]:
+        """What messages call the samples of batch `step` of an epoch, in order."""
         ...

@@ -104,6 +104,10 @@ class ResidentLoader:
             self._check_static(copy_into)
         return self._deliver(epoch, start, copy_into)
 
+    def names(self, epoch: int, step: int) -> list[str]:
+        """What messages call the samples of batch `step`: "image 17", counted in this set."""
+        return [f"image {i}" for i in self._draws(epoch=epoch).index.split(self.batch)[step].tolist()]
+
     def state(self) -> dict[str, Any]:
         """Nothing: epoch and step say all."""
         return {}

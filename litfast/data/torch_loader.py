@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from functools import partial
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import torch
@@ -129,6 +131,11 @@ class TorchLoader:
                 copy_into.target.copy_(target)
                 yield copy_into
 
+    def names(self, epoch: int, step: int) -> list[str]:
+        """What messages call the samples of batch `step`: the source's names, or "image 17"."""
+        index = self._draws(epoch=epoch).index.split(self.batch)[step].tolist()
+        return [f"image {i}" if isinstance(self._source, Images) else self._source.name(i) for i in index]
+
     def state(self) -> dict[str, Any]:
         """Nothing: epoch and step say all."""
         return {}
@@ -142,6 +149,7 @@ class TorchLoader:
             sampler=order,
             batch_size=None,
             num_workers=self._workers,
+            worker_init_fn=_apart,
             collate_fn=_as_it_is,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # a seed of its own would be drawn from the training's generator
@@ -255,6 +263,11 @@ class _Finish:
         return cut.to(self._table.dtype).contiguous(memory_format=layout)
 
 
+def _apart(worker: int) -> None:
+    """A signal to the group (Ctrl-C, torchrun's SIGTERM) is for the training, which ends its workers."""
+    os.setsid()
+
+
 def _as_it_is(found: Any) -> Any:
     return found
 
@@ -265,7 +278,12 @@ def _next(batches: Iterator[_Raw | _Failed]) -> _Raw | _Failed | None:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-    got = "one that was killed (out of memory, or out of shared memory?)"
+    except (ConnectionError, FileNotFoundError, EOFError):
+        pass  # what a batch comes through ends with its worker
+    workers = getattr(batches, "_workers", ())
+    ended = wait([worker.sentinel for worker in workers], timeout=1)  # it may show here a moment later
+    dead = [f"process {worker.pid}" for worker in workers if worker.sentinel in ended]
+    got = f"{', '.join(dead) or 'one'} that was killed (out of memory, or out of shared memory?)"
     return _Failed(ChildProcessError, f"{WHO}: a worker must live until the epoch's end, got {got}")
 
 

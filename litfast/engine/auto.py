@@ -14,7 +14,8 @@ import torch
 
 from litfast.data.loader import Loader
 from litfast.engine import modes
-from litfast.engine.step import Runner, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Runner
 from litfast.phase import Phase
 
 Way = tuple[str, str]  # mode, branches

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -30,6 +30,11 @@ class Average:
         torch._foreach_lerp_(means, [self._live[name] for name in self._floats], self._weight)
         for name in self._rest:
             self._mean[name].copy_(self._live[name])
+
+    def of(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """The averages of some of the model's tensors."""
+        wanted = {tensor.data_ptr() for tensor in tensors}
+        return [self._mean[name] for name, value in self._live.items() if value.data_ptr() in wanted]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from litfast.data.loader import UNLABELLED, Batch
-from litfast.engine.step import prepared
+from litfast.engine.prepare import prepared
 from litfast.phase import Phase, Schedule
 
 

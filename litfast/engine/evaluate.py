@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from litfast.carried import anew
 from litfast.data.loader import Loader
+from litfast.engine.ranks import ALONE, Ranks
 from litfast.engine.step import autocast
 
 
@@ -49,7 +50,9 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
                 module.training = mode
 
 
-def evaluate(model: nn.Module, loader: Loader, *, precision: str = "fp32") -> Evaluation:
+def evaluate(
+    model: nn.Module, loader: Loader, *, precision: str = "fp32", ranks: Ranks = ALONE
+) -> Evaluation:
     """Evaluate in eval mode, batch by batch, reading the device once at the end.
 
     Padding (target -100) is masked. Train and eval flags of every submodule are given back as they were, and
@@ -59,6 +62,7 @@ def evaluate(model: nn.Module, loader: Loader, *, precision: str = "fp32") -> Ev
         model: gives logits [B, K], or [B, T, K] where the target is words [B, T].
         loader: one over evaluation samples.
         precision: "fp32", or "bf16" or "fp16" (autocast).
+        ranks: who evaluates together, each with a shard of the loader; all get the numbers of the whole.
 
     Raises:
         ValueError: no labelled sample.
@@ -72,14 +76,15 @@ def evaluate(model: nn.Module, loader: Loader, *, precision: str = "fp32") -> Ev
             loss = cross_entropy(logits, target, ignore_index=-100, reduction="sum")
             totals += torch.stack([(logits.argmax(-1) == target).sum(), loss, (target >= 0).sum()])
             words = batch.target.dim() == 2
-    correct, loss_sum, samples = totals.tolist()
+    ranks.mean([totals])
+    correct, loss_sum, samples = (totals * ranks.world).tolist()
     if not samples:
         raise ValueError("evaluate: loader must hold at least one labelled sample, got none")
     loss = loss_sum / samples
     return Evaluation(
         accuracy=100 * correct / samples,
         loss=loss,
-        samples=int(samples),
+        samples=round(samples),
         perplexity=_exp(loss) if words else None,
     )
 

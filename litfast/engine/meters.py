@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from litfast.engine.board import Board
+from litfast.engine.ranks import ALONE, Ranks
 
 T = TypeVar("T")
 
@@ -24,12 +27,14 @@ class Window:
     def add(self, step: int, metrics: dict[str, Tensor]) -> None:
         self._steps.append((step, metrics))
 
-    def read(self) -> dict[str, list[tuple[int, float]]]:
-        """Every metric's (step, value) pairs, fetched in one copy, and an empty window."""
+    def read(self, ranks: Ranks = ALONE) -> dict[str, list[tuple[int, float]]]:
+        """Every metric's (step, value) pairs, the means over ranks, fetched in one copy; an empty window."""
         keys = [(step, name) for step, metrics in self._steps for name in metrics]
         values = [value.double() for _, metrics in self._steps for value in metrics.values()]
         self._steps = []
-        numbers = torch.stack(values).tolist() if values else []
+        row = torch.stack(values) if values else torch.empty(0)
+        ranks.mean([row])
+        numbers = row.tolist()
         series: dict[str, list[tuple[int, float]]] = {}
         for (step, name), number in zip(keys, numbers, strict=True):
             series.setdefault(name, []).append((step, number))
@@ -92,14 +97,6 @@ class Sums:
         }
 
 
-def first_non_finite(series: Mapping[str, list[tuple[int, float]]]) -> tuple[int, str] | None:
-    """The earliest step whose loss is not finite, and its metric's name."""
-    bad = [
-        (step, name) for name, pairs in series.items() for step, value in pairs if not math.isfinite(value)
-    ]
-    return min(bad, default=None)
-
-
 class Clock:
     """Seconds of an epoch, and how many of them went by in waiting for the loader."""
 
@@ -132,16 +129,14 @@ class Journal:
 
     def __init__(self, folder: Path | None, *, offset: int = 0, step: int = 0) -> None:
         self._file: IO[bytes] | None = None
-        self._board: Any = None
+        self._board: Board | None = None
         if folder is None:
             return
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only a run needs it
-
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / "metrics.jsonl").open("ab")
         self._file.truncate(offset)
         self._file.seek(offset)  # appending opens at the old end, which `offset` would report
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self._board = Board(folder / "tensorboard", step=step)
 
     @property
     def offset(self) -> int:
@@ -151,16 +146,26 @@ class Journal:
         return self._file.tell()
 
     def write(self, step: int, row: Mapping[str, Any]) -> None:
-        if self._file is None:
+        """Both can be read from here on, also when the process is killed.
+
+        Raises:
+            OSError: no room, or the folder cannot be written.
+        """
+        if self._file is None or self._board is None:
             return
-        self._file.write(json.dumps({"step": step, **row}).encode() + b"\n")
-        self._file.flush()
         phase = row.get("phase", "")
-        for name, value in row.items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"{phase}/{name}", value, step)
+        scalars = {f"{phase}/{name}": value for name, value in row.items() if isinstance(value, float)}
+        try:
+            self._file.write(json.dumps({"step": step, **row}).encode() + b"\n")
+            self._file.flush()
+            self._board.write(step, scalars)
+        except OSError as error:
+            said = f"got: {error}; the last checkpoint is kept"
+            raise OSError(f"train: metrics of step {step} must be written, {said}") from error
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._board.close()
+        if self._file is not None and self._board is not None:
+            with suppress(OSError):  # what there was no room for has been said
+                self._file.close()
+            with suppress(OSError):
+                self._board.close()

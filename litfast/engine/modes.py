@@ -8,6 +8,7 @@ import torch
 
 from litfast.engine.compiled import CompiledStep
 from litfast.engine.graph import CudaCapture, GraphStep
+from litfast.engine.ranks import ALONE, Ranks
 from litfast.engine.step import Runner, Step
 from litfast.engine.streams import Forked, Serial
 from litfast.phase import Phase
@@ -31,18 +32,31 @@ def check(mode: str, branches: str, device: torch.device) -> None:
 
 
 def make(
-    phase: Phase, device: torch.device, *, mode: str, branches: str, rows: int, **options: Any
+    phase: Phase,
+    device: torch.device,
+    *,
+    mode: str,
+    branches: str,
+    rows: int,
+    ranks: Ranks = ALONE,
+    **options: Any,
 ) -> tuple[Step, Runner]:
     """The step of a phase, and how to run it: that very step, or what stands for it.
 
     Args:
         mode, branches: one of MODES, one of BRANCHES.
         rows: metrics stay valid for so many steps.
+        ranks: who trains together. Several do not capture, as their messages would be in the graph.
         options: of Step.
     """
+    alone = captures(mode) and ranks.world > 1
+    if alone:
+        mode = "compile" if mode.startswith("compile") else "eager"
     compiles = mode.startswith("compile")
     streams = Forked(phase, early=not compiles) if branches == "parallel" else Serial()
-    step = Step(phase, device=device, streams=streams, captured=captures(mode), **options)
+    step = Step(phase, device=device, streams=streams, captured=captures(mode), ranks=ranks, **options)
+    if alone:
+        step.notes.append(f"{phase.name}: the step is not captured: {ranks.world} ranks train together")
     runner: Runner = GraphStep(step, CudaCapture(device), rows=rows) if captures(mode) else step
     return step, CompiledStep(step, runner) if compiles else runner
 

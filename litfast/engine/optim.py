@@ -12,21 +12,22 @@ from litfast.phase import Schedule
 
 
 def make(
-    params: Sequence[nn.Parameter], schedule: Schedule, *, captured: bool = False, scaled: bool = False
+    params: Sequence[nn.Parameter], schedule: Schedule, *, captured: bool = False, skips: bool = False
 ) -> torch.optim.Optimizer:
     """The optimizer of a branch, fused: one pass over parameter, gradient and state.
 
     Args:
         captured: the update will be part of a captured graph: the learning rate is a tensor on the device of
             the parameters, so that a replay reads it afresh, and nothing is counted on the host.
-        scaled: the gradients carry a loss scale (fp16): the fused kernel divides by it, and leaves everything
-            as it is where a gradient is not finite. The host is not asked.
+        skips: an update may be left out (a gradient with a loss scale that overflowed, or one that is not
+            finite): the fused kernel reads on the device whether to. The host is not asked.
 
     Raises:
-        ValueError: `scaled` for an optimizer that torch has no fused kernel of.
+        ValueError: `skips` for an optimizer that torch has no fused kernel of.
     """
-    if scaled and schedule.optimizer == "rmsprop":
-        raise ValueError("train: optimizer must be sgd, adam or adamw with precision fp16, got rmsprop")
+    if skips and schedule.optimizer == "rmsprop":
+        rule = "be sgd, adam or adamw with precision fp16 or on_nan skip"
+        raise ValueError(f"train: optimizer must {rule}, got rmsprop")
     device = params[0].device
     lr: float | Tensor = torch.tensor(schedule.lr, device=device) if captured else schedule.lr
     common: dict[str, Any] = {"lr": lr, "weight_decay": schedule.weight_decay}
@@ -40,7 +41,7 @@ def make(
             return torch.optim.RMSprop(params, momentum=schedule.momentum, foreach=True, **counted, **common)
     assert schedule.optimizer == "sgd", schedule.optimizer
     optimizer = torch.optim.SGD(params, momentum=schedule.momentum, fused=True, **common)
-    if scaled and schedule.momentum:
+    if skips and schedule.momentum:
         # torch allocates momentum in the first step and leaves it unwritten where that step is skipped
         for parameter in params:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -9,14 +9,17 @@ import torch
 
 from litfast.data.loader import Loader
 from litfast.engine.evaluate import evaluating
+from litfast.engine.ranks import ALONE, Ranks
 from litfast.engine.step import Step, autocast
-from litfast.phase import Branch
+from litfast.phase import Branch, Phase
 
 Waits = dict[str, list[float]]  # branch -> best validation loss so far, epochs since then
 
 
-def validation_losses(step: Step, branches: Sequence[Branch], loader: Loader) -> dict[str, float]:
-    """Mean loss of every branch over the loader's batches, in eval mode; nothing is left changed.
+def validation_losses(
+    step: Step, branches: Sequence[Branch], loader: Loader, *, ranks: Ranks = ALONE
+) -> dict[str, float]:
+    """Mean loss of every branch over the batches of all ranks, in eval mode; nothing is left changed.
 
     Noise in a loss is drawn from one seed, so that epochs can be compared.
     """
@@ -32,6 +35,7 @@ def validation_losses(step: Step, branches: Sequence[Branch], loader: Loader) ->
                 totals += torch.stack([branch.loss(seen)["loss"].double() for branch in branches])
     for module, state in states:
         module.load_state_dict(state)
+    ranks.mean([totals])
     means = (totals / loader.steps).tolist()
     return {branch.name: mean for branch, mean in zip(branches, means, strict=True)}
 
@@ -52,3 +56,13 @@ def exhausted(branches: Sequence[Branch], waits: Waits) -> list[str]:
         for b in branches
         if b.schedule.patience and waits.get(b.name, [0.0, 0.0])[1] >= b.schedule.patience
     ]
+
+
+def check(phase: Phase, val: Loader | None) -> None:
+    """Raises ValueError where a branch would wait on validation losses that nobody can measure."""
+    for branch in phase.branches:
+        if branch.schedule.patience and val is None:
+            raise ValueError(
+                f"train: patience of branch {branch.name!r} must be 0 without a validation loader, "
+                f"got {branch.schedule.patience}"
+            )

@@ -11,7 +11,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from litfast.data.loader import Loader
 from litfast.engine import optim
-from litfast.engine.step import autocast, parts, prepared
+from litfast.engine.parts import parts
+from litfast.engine.prepare import prepared
+from litfast.engine.step import autocast
 from litfast.phase import Branch, Phase, Schedule
 
 STATES = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 2}  # tensors an optimizer keeps for a parameter
@@ -40,9 +42,16 @@ class BranchPlan:
 
 
 def plan(
-    phases: Iterable[Phase], data: Loader, *, device: torch.device, precision: str, accumulate: int = 1
+    phases: Iterable[Phase],
+    data: Loader,
+    *,
+    device: torch.device,
+    precision: str,
+    accumulate: int = 1,
+    on_nan: str = "raise",
 ) -> Iterator[BranchPlan]:
     """Walk through the phases without training; each branch's loss is computed once, on a part of a batch."""
+    skips = precision == "fp16" or on_nan == "skip"
     batch = parts(next(iter(data.batches(0))), accumulate)[0]
     for phase in phases:
         with prepared(phase, device):
@@ -51,13 +60,13 @@ def plan(
             for branch in phase.branches:
                 with autocast(device, precision), _Saved() as saved:
                     branch.loss(observation)
-                yield _branch(phase, branch, precision, data.steps, saved.bytes)
+                yield _branch(phase, branch, skips, data.steps, saved.bytes)
 
 
-def _branch(phase: Phase, branch: Branch, precision: str, steps: int, activation_bytes: int) -> BranchPlan:
+def _branch(phase: Phase, branch: Branch, skips: bool, steps: int, activation_bytes: int) -> BranchPlan:
     models = {id(p): p for module in (phase.model, *phase.frozen) for p in module.parameters()}
     # a wrong schedule is found here and not after the first phase
-    optim.make(branch.params, branch.schedule, scaled=precision == "fp16")
+    optim.make(branch.params, branch.schedule, skips=skips)
     return BranchPlan(
         phase=phase.name,
         branch=branch.name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,9 @@ import tomli_w
 from torch import nn
 
 from litfast import config
+from litfast.engine import durable, lock
 
+NEEDED = {"model.json": {"model": dict, "input": dict, "classes": list}}  # what readers count on, by file
 MARK = "run.json"  # a folder without it is not ours, and is never written into or deleted
 
 
@@ -38,7 +39,7 @@ class RunDirectory:
         run = cls(path)
         if run.path.exists() and not run.path.is_dir():
             raise ValueError(f"run: {path} must be a folder, got a file")
-        if run.path.is_dir() and any(run.path.iterdir()):
+        if run.path.is_dir() and run._holds_files:
             if not run._is_ours:
                 raise ValueError(
                     f"run: {path} must be empty or hold a run, got a folder with other files in it"
@@ -48,7 +49,7 @@ class RunDirectory:
                 if run.status != "finished":
                     state = "an unfinished run; pass --resume to continue it or --overwrite to start anew"
                 raise ValueError(f"run: {path} must be free, got {state}")
-            shutil.rmtree(run.path)
+            run._clear()
         run.path.mkdir(parents=True, exist_ok=True)
         return run
 
@@ -59,6 +60,19 @@ class RunDirectory:
         if not (run.path / MARK).exists():
             raise ValueError(f"run: {path} must hold a run ({MARK}), got none")
         return run
+
+    def _clear(self) -> None:
+        """Remove all of an earlier run, unless a process is still at work on it."""
+        with lock.held(self.path):
+            for file in self.path.iterdir():
+                if file.is_dir() and not file.is_symlink():
+                    shutil.rmtree(file)
+                elif file.name != lock.NAME:
+                    file.unlink()
+
+    @property
+    def _holds_files(self) -> bool:
+        return any(file.name != lock.NAME for file in self.path.iterdir())
 
     @property
     def _is_ours(self) -> bool:
@@ -78,13 +92,26 @@ class RunDirectory:
             raise ValueError(
                 f"run: {self.path} must hold {name}, got no such file; is the run finished?"
             ) from None
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"run: {self.path / name} must be valid JSON, got: {error}") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"run: {self.path / name} must be a table, got a {type(content).__name__}")
+        for key, kind in NEEDED.get(name, {}).items():
+            if not isinstance(content.get(key), kind):
+                rule = f"hold {key!r} of type {kind.__name__}"
+                raise ValueError(f"run: {self.path / name} must {rule}, got {content.get(key)!r}")
         return content
 
     def rows(self) -> list[dict[str, Any]]:
         """The journal: one row an epoch, in the order of training."""
-        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+        file = self.path / "metrics.jsonl"
+        try:
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"run: {file} must hold JSON in every line, got: {error}") from None
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError(f"run: {file} must hold a table in every line, got other values")
+        return rows
 
     def write_config(self, table: Mapping[str, Any]) -> None:
         self._write("config.toml", tomli_w.dumps(dict(table)))
@@ -99,15 +126,12 @@ class RunDirectory:
         """The model's own parameters and buffers under plain keys; returns the bytes on disk."""
         from safetensors.torch import save
 
-        aside = self.path / f"{name}.part"
-        aside.write_bytes(save({key: value.contiguous() for key, value in model.state_dict().items()}))
-        os.replace(aside, self.path / name)
-        return (self.path / name).stat().st_size
+        content = save({key: value.contiguous() for key, value in model.state_dict().items()})
+        durable.write(self.path / name, content)
+        return len(content)
 
     def _write(self, name: str, text: str) -> None:
-        aside = self.path / f"{name}.part"
-        aside.write_text(text)
-        os.replace(aside, self.path / name)
+        durable.write(self.path / name, text.encode())
 
 
 def next_free(folder: Path, stem: str) -> Path:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from litfast.carried import carried, lasting
+from litfast.engine import rng
 from litfast.engine.step import Step
 
 
@@ -19,9 +20,7 @@ class Snapshot:
         # with the tensor itself: one that has gone could leave its id to another
         self._values = {id(tensor): (tensor, tensor.detach().clone()) for tensor in changed(step)}
         self._scales = {name: scaler.state_dict() for name, scaler in step.scalers.items()}
-        self._cuda = step.device if step.device.type == "cuda" else None
-        self._rng = torch.get_rng_state()
-        self._cuda_rng = None if self._cuda is None else torch.cuda.get_rng_state(self._cuda)
+        self._rng = rng.state(step.device)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -38,9 +37,7 @@ class Snapshot:
                 tensor.copy_(before[1])
         for name, scaler in self._step.scalers.items():
             scaler.load_state_dict(self._scales[name])
-        torch.set_rng_state(self._rng)
-        if self._cuda is not None and self._cuda_rng is not None:
-            torch.cuda.set_rng_state(self._cuda_rng, self._cuda)
+        rng.restore(self._rng, self._step.device)
 
 
 def changed(step: Step) -> Iterator[Tensor]:

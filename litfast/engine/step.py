@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from itertools import count
 from typing import Any, TypeVar
 
 import torch
@@ -14,10 +13,13 @@ from torch.amp import GradScaler
 
 from litfast.carried import carried
 from litfast.data.loader import Batch
-from litfast.engine import optim
+from litfast.engine import carry, optim
 from litfast.engine.average import Average
+from litfast.engine.guard import METRIC, Guard
+from litfast.engine.joint_norm import JointBatchNorm, statistics
+from litfast.engine.parts import combined, parts
+from litfast.engine.ranks import ALONE, Pending, Ranks
 from litfast.engine.streams import Serial, Streams
-from litfast.fields import rows
 from litfast.phase import Branch, Phase
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # what autocast computes in
@@ -46,6 +48,11 @@ class Step:
         ema: decay of an average of the model's weights, kept beside; None keeps none.
         captured: the step will be captured (see `optim.make`).
         streams: where the branches run; None runs them one after another.
+        ranks: who trains together, each on its part of every batch. A branch's gradient is the mean over
+            them; it is under way while the next branch computes, unless that one comes `after` it.
+        sync_batch_norm: batch norms take the statistics of all ranks' parts; else each its own part's.
+        on_nan: other than "raise", a branch whose loss or gradient is not finite is left out of a step, and
+            every branch has a metric "nonfinite" that says so.
 
     Attributes:
         notes: what a faster way to run this step has to say; whoever reports it empties the list.
@@ -61,6 +68,9 @@ class Step:
         ema: float | None = None,
         captured: bool = False,
         streams: Streams | None = None,
+        ranks: Ranks = ALONE,
+        sync_batch_norm: bool = True,
+        on_nan: str = "raise",
     ) -> None:
         self.phase = phase
         self.precision = precision
@@ -68,13 +78,18 @@ class Step:
         self.accumulate = accumulate
         self.stopped: set[str] = set()
         self.notes: list[str] = []
+        self.ranks = ranks
+        joint = sync_batch_norm and ranks.world > 1
+        self._norms: AbstractContextManager[object] = JointBatchNorm(ranks) if joint else nullcontext()
         self._streams: Streams = streams or Serial()
         self._states = carried(phase.model, *phase.frozen)
         self.wrap(lambda function: function)
         self.average = None if ema is None else Average(phase.model, ema)
+        self._guard = None if on_nan == "raise" else Guard(phase)
         scaled = precision == "fp16"
+        skips = scaled or on_nan == "skip"
         self.optimizers = {
-            branch.name: optim.make(branch.params, branch.schedule, captured=captured, scaled=scaled)
+            branch.name: optim.make(branch.params, branch.schedule, captured=captured, skips=skips)
             for branch in phase.branches
         }
         # one that is not enabled passes everything through
@@ -127,13 +142,23 @@ class Step:
 
     def compute(self, batch: Batch, due: Sequence[Branch]) -> dict[str, Tensor]:
         """The step's work on the device: observe, then loss, backward and update of every branch in turn."""
-        with self._streams.observing(due), torch.no_grad(), autocast(self.device, self.precision):
+        if self._guard is not None:
+            self._guard.begin()
+        around = autocast(self.device, self.precision)
+        with self._streams.observing(due), torch.no_grad(), around, self._norms:
             observations = self._in_turn(self._observe, parts(batch, self.accumulate))
         metrics: dict[str, Tensor] = {}
+        under_way: dict[str, tuple[list[dict[str, Tensor]], Pending]] = {}
         for branch in due:
+            metrics |= self._updated([other for other in due if other.name in branch.after], under_way)
             with self._streams.running(branch):
-                metrics.update(self._train(branch, observations))
+                under_way[branch.name] = self._gradients(branch, observations)
+            if self.ranks.world == 1:  # nothing to wait for
+                metrics |= self._updated([branch], under_way)
+        metrics |= self._updated(due, under_way)
         self._streams.join()
+        if self._guard is not None:
+            self._guard.end()
         if self.average is not None:
             self.average.update()
         words = batch.target[0].numel()  # of a sample that is a window of text: "correct" counts samples
@@ -141,13 +166,31 @@ class Step:
             metrics |= {name: value / words for name, value in metrics.items() if name.endswith(".correct")}
         return metrics
 
+    def settle(self) -> None:
+        """Give all ranks the same batch-norm statistics, their mean, where each moves its own."""
+        if isinstance(self._norms, nullcontext):
+            own = statistics(self.phase.model)
+            self.ranks.mean(own + ([] if self.average is None else self.average.of(own)))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, the step is this rank's own: a trial that the others may not live through alike."""
+        kept = self.ranks, self._norms
+        self.ranks, self._norms = ALONE, nullcontext()
+        try:
+            yield
+        finally:
+            self.ranks, self._norms = kept
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs besides the model: optimizers, scales, average, branches' own state."""
         return {
             "kinds": self._kinds,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()},
-            "branches": {b.name: b.state.state_dict() for b in self.phase.branches if b.state is not None},
+            "branches": {
+                b.name: carry.joined(b.state, self.ranks) for b in self.phase.branches if b.state is not None
+            },
             "average": None if self.average is None else self.average.state(),
         }
 
@@ -169,7 +212,7 @@ class Step:
             optim.load(optimizer, state["optimizers"][name])
         for branch in self.phase.branches:
             if branch.state is not None:
-                branch.state.load_state_dict(state["branches"][branch.name])
+                carry.take(branch.state, state["branches"][branch.name], self.ranks, self.accumulate)
         if self.average is not None:
             self.average.load_state(state["average"])
 
@@ -185,18 +228,45 @@ class Step:
                 raise ValueError(f"train: the checkpoint must hold {ours} loss scale (fp16), got {theirs}")
             scaler.load_state_dict(state)
 
-    def _train(self, branch: Branch, observations: Sequence[Any]) -> dict[str, Tensor]:
-        optimizer, scaler = self.optimizers[branch.name], self.scalers[branch.name]
-        optimizer.zero_grad(set_to_none=True)
+    def _gradients(
+        self, branch: Branch, observations: Sequence[Any]
+    ) -> tuple[list[dict[str, Tensor]], Pending]:
+        """The losses of the batch's parts, and the mean gradient of all ranks, which is under way."""
+        self.optimizers[branch.name].zero_grad(set_to_none=True)
         losses = self._in_turn(partial(self._backward, branch), observations)
+        shared = [p.grad for p in branch.params if p.grad is not None]
+        if self._guard is not None:  # whose verdict is to be the same on all ranks
+            shared += [part["loss"] for part in losses]
+        return losses, self.ranks.begin_mean(shared)
+
+    def _updated(
+        self, branches: Sequence[Branch], under_way: dict[str, tuple[list[dict[str, Tensor]], Pending]]
+    ) -> dict[str, Tensor]:
+        """Update those of the branches whose gradients are under way; their metrics."""
+        metrics: dict[str, Tensor] = {}
+        for branch in branches:
+            if branch.name in under_way:
+                with self._streams.running(branch):
+                    metrics |= self._update(branch, *under_way.pop(branch.name))
+        return metrics
+
+    def _update(self, branch: Branch, losses: list[dict[str, Tensor]], mean: Pending) -> dict[str, Tensor]:
+        mean.wait()
+        optimizer, scaler = self.optimizers[branch.name], self.scalers[branch.name]
+        bad = None
+        if self._guard is not None:
+            values = [part["loss"] for part in losses]
+            bad = self._guard.check(branch, values, optimizer, scaled=scaler.is_enabled())
         if branch.schedule.clip is not None:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(branch.params, branch.schedule.clip, foreach=True)
         scaler.step(optimizer)
         scaler.update()
-        return {
-            f"{branch.name}.{name}": _combined(name, [part[name] for part in losses]) for name in losses[0]
-        }
+        metrics = {name: combined(name, [part[name] for part in losses]) for name in losses[0]}
+        if self._guard is not None and bad is not None:
+            self._guard.undo(branch.name, bad)
+            metrics[METRIC] = bad
+        return {f"{branch.name}.{name}": value for name, value in metrics.items()}
 
     def _in_turn(self, function: Callable[[Any], Result], parts: Sequence[Any]) -> list[Result]:
         """The results of a function; each part goes on from what that part of the batch before left."""
@@ -211,7 +281,7 @@ class Step:
 
     def _backward(self, branch: Branch, observation: Any) -> dict[str, Tensor]:
         """Add the gradient of one part of the batch; its losses, detached."""
-        with autocast(self.device, self.precision):
+        with autocast(self.device, self.precision), self._norms:
             losses = self._losses[branch.name](observation)
         loss = losses["loss"] if self.accumulate == 1 else losses["loss"] / self.accumulate
         # a generator's loss reaches the discriminator; with one branch nothing else takes a gradient
@@ -220,76 +290,11 @@ class Step:
         return {name: value.detach() for name, value in losses.items()}
 
 
-def parts(batch: Batch, count: int) -> list[Batch]:
-    """A batch in `count` equal parts, as views."""
-    if count == 1:
-        return [batch]
-    if len(batch.target) % count:
-        raise ValueError(f"train: accumulate must divide the batch of {len(batch.target)}, got {count}")
-    size = len(batch.target) // count
-    return [Batch(*rows(batch, size * at, size * (at + 1))) for at in range(count)]
-
-
-def _combined(name: str, parts: Sequence[Tensor]) -> Tensor:
-    """A metric of the whole batch: counts add up, all else is a mean."""
-    if len(parts) == 1:
-        return parts[0]
-    stacked = torch.stack(list(parts))
-    return stacked.sum(0) if name == "correct" else stacked.mean(0)
-
-
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Autocast to what `precision` says; in fp32 nothing."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def seeded(phases: Iterable[Phase], seed: int) -> Iterator[Phase]:
-    """The phases; what a method draws before one is the same where those before it are loaded."""
-    found = iter(phases)
-    for index in count():
-        torch.manual_seed(seed + index)
-        phase = next(found, None)
-        if phase is None:
-            return
-        yield phase
-
-
-@contextmanager
-def prepared(
-    phase: Phase, device: torch.device, *, memory_format: torch.memory_format = torch.channels_last
-) -> Iterator[None]:
-    """Put modules on the device, set train and eval modes, let only the branches' parameters take a gradient.
-
-    The flags are given back afterwards, and everything is left in eval mode.
-    """
-    states = [branch.state for branch in phase.branches if branch.state is not None]
-    modules = (phase.model, *phase.frozen, *states)
-    for branch in phase.branches:
-        for coefficient in branch.coefficients:
-            coefficient.to(device)
-    for module in modules:
-        module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]  # torch's gap
-        module.eval()
-    flags = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
-    trained = {id(parameter) for branch in phase.branches for parameter in branch.params}
-    for parameter, _ in flags:
-        parameter.requires_grad_(id(parameter) in trained)
-    for module in phase.trains:
-        module.train()
-    try:
-        yield
-    finally:
-        _release(modules, flags)
-
-
 def _listed(kinds: dict[str, str]) -> str:
     return ", ".join(f"{name} ({optimizer})" for name, optimizer in kinds.items())
-
-
-def _release(modules: Sequence[nn.Module], flags: list[tuple[nn.Parameter, bool]]) -> None:
-    for module in modules:
-        module.eval()
-    for parameter, flag in flags:
-        parameter.requires_grad_(flag)
-        parameter.grad = None

@@ -1,32 +1,20 @@
-"""The training loop: any phases on any loader, checkpointed, resumable to the bit, stopped by `close()`."""
+"""`litfast.train`: any phases on any loader, checkpointed, resumable to the bit, stopped by `close()`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from litfast.carried import reset
 from litfast.data.loader import Loader
-from litfast.engine import modes
-from litfast.engine.evaluate import Evaluation, evaluate
-from litfast.engine.meters import Clock, Journal, Sums, Window, first_non_finite
-from litfast.engine.patience import exhausted, updated, validation_losses
+from litfast.engine import ranks
+from litfast.engine.loop import Loop
+from litfast.engine.nonfinite import WAYS
 from litfast.engine.report import Report
-from litfast.engine.step import PRECISIONS, Runner, Step, prepared, seeded
-from litfast.engine.store import Progress, Store, Weights
+from litfast.engine.step import PRECISIONS
+from litfast.engine.store import Store
 from litfast.phase import Phase
-
-SPEEDS = (
-    "samples_per_s",
-    "loader_samples_per_s",
-    "step_samples_per_s",
-    "data_wait",
-)  # of every epoch's report
 
 
 def train(
@@ -40,16 +28,22 @@ def train(
     resume: bool = False,
     precision: str = "fp32",
     keep: str = "last",
+    keep_checkpoints: int = 2,
+    on_nan: str = "raise",
     log_every: int = 20,
     accumulate: int = 1,
     ema: float | None = None,
     mode: str = "eager",
     branches: str = "serial",
+    sync_batch_norm: bool = True,
 ) -> Iterator[Report]:
     """Run every phase of a method. A generator: the caller prints, logs and stops (`close()`).
 
     Each step costs no host sync; metrics are read every `log_every` steps and at the end of an epoch. A
     checkpoint is written after every epoch, at the end of every phase and when the generator is closed.
+
+    Inside `litfast.engine.ranks.joined()` all processes of a torchrun job train the same models, each with a
+    shard of the loader (`num_shards`); the first one writes, and all must close at the same report.
 
     Args:
         phases: what a method yields, e.g. `litfast.methods.lit(teacher, student, ...)`.
@@ -63,6 +57,12 @@ def train(
         precision: "fp32", or "bf16" or "fp16" (autocast; fp16 with a dynamic loss scale).
         keep: "last", or "best": each phase ends with the weights of its best validation accuracy, of a
             language model its best perplexity.
+        keep_checkpoints: how many of a phase under way stay in `out`. One that is torn or spoilt is known by
+            its checksum, and the one before it used.
+        on_nan: what becomes of a step whose loss or gradient is not finite. "raise" ends the run and names
+            step and samples (it looks at losses alone, which costs nothing); "skip" leaves out the updates
+            concerned, decided on the device; "rewind" goes back to the last checkpoint and leaves that batch
+            out, at most 10 times a phase. What was left out is reported.
         accumulate: equal parts of a batch that are computed one by one before the update: the activations of
             one part take memory, the step stays that of the whole batch (up to batch norm).
         ema: decay of an exponential moving average of the weights, which every phase starts anew. The average
@@ -71,17 +71,22 @@ def train(
             and replayed (CUDA); "compile-graph": both. What is compiled or captured is checked against eager
             steps first, and left out with a note where it fails.
         branches: "serial", or "parallel": each branch on a CUDA stream of its own.
+        sync_batch_norm: of several ranks: batch norms see the batch of all, else each its own share.
 
     Raises:
         ValueError: unknown option, `resume` without `out`, checkpoints in `out` without `resume`, or those of
-            another method.
-        FloatingPointError: a loss is not finite; the last good checkpoint is kept.
+            another method, or another process is at work in `out`.
+        FloatingPointError: a loss is not finite and `on_nan` no help; the last good checkpoint is kept.
         OSError: a checkpoint cannot be written; the one before it is kept.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"train: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if keep not in ("last", "best") or (keep == "best" and val is None):
         raise ValueError(f"train: keep must be last, or best with a validation loader, got {keep!r}")
+    if on_nan not in WAYS or (on_nan == "rewind" and out is None):
+        raise ValueError(f"train: on_nan must be raise, skip, or rewind with a folder (out), got {on_nan!r}")
+    if keep_checkpoints < 1:
+        raise ValueError(f"train: keep_checkpoints must be 1 or more, got {keep_checkpoints}")
     if log_every < 1:
         raise ValueError(f"train: log_every must be 1 or more, got {log_every}")
     if accumulate < 1 or data.batch % accumulate:
@@ -90,12 +95,13 @@ def train(
         raise ValueError(f"train: ema must lie between 0 and 1, got {ema}")
     if resume and out is None:
         raise ValueError("train: out must be the run's folder when resume is asked for, got none")
-    store = Store(None if out is None else Path(out))
+    every = ranks.current()
+    store = Store(None if out is None else Path(out), keep=keep_checkpoints, writes=every.is_first)
     if not (resume or store.is_empty):
         raise ValueError(
             f"train: out must hold no checkpoints unless resume is asked for, got those of a run in {out}"
         )
-    run = _Run(
+    loop = Loop(
         data=data,
         val=val,
         device=None if device is None else torch.device(device),
@@ -103,6 +109,7 @@ def train(
         seed=seed,
         precision=precision,
         keep=keep,
+        on_nan=on_nan,
         log_every=log_every,
         step={
             "precision": precision,
@@ -111,185 +118,10 @@ def train(
             "mode": mode,
             "branches": branches,
             "rows": log_every,
+            "sync_batch_norm": sync_batch_norm,
+            "on_nan": on_nan,
         },
         store=store,
+        ranks=every,
     )
-    return run.phases(phases, resume)
-
-
-@dataclass(kw_only=True, slots=True)
-class _Run:
-    data: Loader
-    val: Loader | None
-    device: torch.device | None
-    out: Path | None
-    seed: int
-    precision: str
-    keep: str
-    log_every: int
-    step: dict[str, Any]  # options of the step and of how it is run
-    store: Store
-    journal: Journal = field(default_factory=lambda: Journal(None))
-    best_weights: Weights | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def phases(self, phases: Iterable[Phase], resume: bool) -> Iterator[Report]:
-        """Every phase in turn; those before the newest checkpoint are loaded, not trained."""
-        newest = self.store.latest() if resume else None
-        reached = Progress(**newest["progress"]) if newest else Progress()
-        under_way = newest is not None and "step" in newest
-        self.journal = Journal(self.out, offset=newest["journal"] if newest else 0, step=reached.global_step)
-        at = Progress()
-        try:
-            for phase in seeded(phases, self.seed):
-                at = at.next(phase.name)
-                device = self.device or next(phase.model.parameters()).device
-                with prepared(phase, device):
-                    if at.index < reached.index or (at.index == reached.index and not under_way):
-                        at = self.store.restore_finished(phase, at.index)
-                        yield self._report("phase", phase, at, restored=True)
-                        continue
-                    modes.check(self.step["mode"], self.step["branches"], device)
-                    step, runner = modes.make(phase, device, **self.step)
-                    torch.manual_seed(self.seed + at.index)
-                    self.best_weights = None
-                    if newest is not None and under_way and at.index == reached.index:
-                        at, self.best_weights = self.store.restore(phase, step, newest)
-                        self.data.load_state(newest.get("data", {}))  # older checkpoints have none
-                        step.stop(exhausted(phase.branches, at.waits))
-                    yield from self._phase(phase, at, step, runner)
-        finally:
-            self.journal.close()
-
-    def _phase(self, phase: Phase, at: Progress, step: Step, runner: Runner) -> Iterator[Report]:
-        _check_patience(phase, self.val)
-        while at.epoch < phase.epochs and step.active:
-            yield from self._epoch(phase, at, step, runner)
-            at.epoch, at.step = at.epoch + 1, 0
-            found = self._validate(phase, at, step)
-            means = {**Sums(at.sums).means(self.data.batch), **found}
-            report = self._report("epoch", phase, at, means)
-            self._write(report, at)
-            at.sums = {}
-            self._save(phase, at, step)
-            yield report
-        if step.average is not None:
-            step.average.adopt()
-        if self.best_weights is not None:
-            phase.model.load_state_dict(self.best_weights)
-        self.store.finish(at, phase, self.journal.offset)
-        yield self._report("phase", phase, at)
-
-    def _epoch(self, phase: Phase, at: Progress, step: Step, runner: Runner) -> Iterator[Report]:
-        """The rest of epoch `at.epoch` from step `at.step`; closing the generator saves a checkpoint."""
-        if at.step == 0:  # a text begins anew
-            reset(phase.model, *phase.frozen)
-        window, clock = Window(), Clock(self.data.batch)
-        place = getattr(runner, "inputs", None)  # of a captured step
-        batches = self.data.batches(at.first_epoch + at.epoch, at.step, copy_into=place)
-        for batch in clock.timed(batches):
-            metrics = runner(batch, step=at.global_step, progress=at.epoch + at.step / self.data.steps)
-            self.notes += step.notes
-            step.notes.clear()
-            window.add(at.global_step, metrics)
-            at.step, at.global_step = at.step + 1, at.global_step + 1
-            means: Mapping[str, float] = {}
-            if at.step % self.log_every == 0 or at.step == self.data.steps:
-                means = self._read(window, phase, at)
-            speed = clock.read()
-            if at.step == self.data.steps:
-                at.sums |= {name: [value, 1] for name, value in speed.items()}
-            try:
-                yield self._report("step", phase, at, {**means, **speed})
-            except GeneratorExit:
-                self._read(window, phase, at)
-                self._save(phase, at, step)
-                raise
-
-    def _read(self, window: Window, phase: Phase, at: Progress) -> Mapping[str, float]:
-        series = window.read()
-        bad = first_non_finite({name: pairs for name, pairs in series.items() if name.endswith(".loss")})
-        if bad is not None:
-            kept = "the last good checkpoint is kept" if self.out else "no checkpoint was asked for"
-            branch = bad[1].removesuffix(".loss")
-            raise FloatingPointError(
-                f"train: loss of phase {phase.name!r}, branch {branch!r} must be finite, "
-                f"got a non-finite one at step {bad[0]} (epoch {at.epoch + 1} of {phase.epochs}); {kept}"
-            )
-        sums = Sums(at.sums)
-        sums.add(series)
-        at.sums = sums.state
-        return sums.means(self.data.batch)
-
-    def _validate(self, phase: Phase, at: Progress, step: Step) -> dict[str, float]:
-        """Evaluate, and stop branches that no longer learn; their validation losses by "branch.val_loss"."""
-        if self.val is None:
-            return {}
-        with nullcontext() if step.average is None else step.average.in_place():
-            found = evaluate(phase.model, self.val, precision=self.precision) if phase.scored else None
-            at.last = None if found is None else asdict(found)
-            if found is not None and (at.best is None or found.beats(Evaluation(**at.best))):
-                at.best = at.last
-                if self.keep == "best":
-                    self.best_weights = {k: v.detach().clone() for k, v in phase.model.state_dict().items()}
-            watched = [branch for branch in step.active if branch.schedule.patience]
-            losses = validation_losses(step, watched, self.val) if watched else {}
-        at.waits = updated(at.waits, losses)
-        for name in exhausted(step.active, at.waits):
-            step.stop([name])
-            best, since = at.waits[name]
-            epochs = f"{since:.0f} epoch{'s' if since > 1 else ''}"
-            self.notes.append(
-                f"{phase.name}: branch {name} stopped after epoch {at.epoch} of {phase.epochs}: its "
-                f"validation loss has not improved on {best:.4g} for {epochs}"
-            )
-        return {f"{name}.val_loss": loss for name, loss in losses.items()}
-
-    def _report(
-        self,
-        kind: str,
-        phase: Phase,
-        at: Progress,
-        metrics: Mapping[str, float] | None = None,
-        restored: bool = False,
-    ) -> Report:
-        metrics = dict(metrics or {})
-        notes, self.notes = tuple(self.notes), []
-        return Report(
-            kind=kind,
-            phase=phase.name,
-            index=at.index,
-            epoch=at.epoch,
-            epochs=phase.epochs,
-            step=at.step,
-            steps=self.data.steps,
-            samples_per_s=metrics.pop("samples_per_s", 0.0),
-            data_wait=metrics.pop("data_wait", 0.0),
-            metrics=metrics,
-            val=None if kind == "step" or at.last is None else Evaluation(**at.last),
-            best_accuracy=None if at.best is None else at.best["accuracy"],
-            restored=restored,
-            notes=notes,
-        )
-
-    def _write(self, report: Report, at: Progress) -> None:
-        row: dict[str, Any] = {"phase": report.phase, "epoch": report.epoch, **report.metrics}
-        for name in SPEEDS:
-            row[name] = getattr(report, name)
-        if report.val is not None:
-            row |= {"val_accuracy": report.val.accuracy, "val_loss": report.val.loss}
-            if report.val.perplexity is not None:
-                row["val_perplexity"] = report.val.perplexity
-        self.journal.write(at.global_step, row)
-
-    def _save(self, phase: Phase, at: Progress, step: Step) -> None:
-        self.store.save(at, phase, step, self.best_weights, self.journal.offset, self.data.state())
-
-
-def _check_patience(phase: Phase, val: Loader | None) -> None:
-    for branch in phase.branches:
-        if branch.schedule.patience and val is None:
-            raise ValueError(
-                f"train: patience of branch {branch.name!r} must be 0 without a validation loader, "
-                f"got {branch.schedule.patience}"
-            )
+    return loop.phases(phases, resume)

@@ -26,9 +26,18 @@ def objection(
 ) -> str | None:
     """Why the work that `prepare` makes cannot stand for `step.compute(batch, due)`; None where it can.
 
-    Either way parameters, buffers, optimizer and random state are as they were; learning rates are not. The
-    second step has half the first one's learning rate, which work that froze it would not notice.
+    Several ranks try it apart, and the objection of one holds for all. Either way parameters, buffers,
+    optimizer and random state are as they were; learning rates are not. The second step has half the first
+    one's learning rate, which work that froze it would not notice.
     """
+    with step.alone():
+        found = _objection(step, batch, due, progress, prepare)
+    return next((why for why in step.ranks.gather(found) if why is not None), None)
+
+
+def _objection(
+    step: Step, batch: Batch, due: Sequence[Branch], progress: float, prepare: Callable[[], Work]
+) -> str | None:
     start = Snapshot(step)
     origin = _copies(step)
     try:

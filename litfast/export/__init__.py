@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +79,7 @@ def export(
     load strictly into the plain class, bit for bit.
 
     Args:
-        path: replaced if it is there.
+        path: its folder is made; a file that is there is replaced once the new one is proved.
         model: takes what `input` says; a SectionedModel or any other. It is left as it is.
         input: one sample.
         format: one of FORMATS.
@@ -92,5 +94,10 @@ def export(
     """
     path = Path(path)
     found = chosen(path, format=format, fold=fold)
-    found.save(path, without_batch_norms(model) if fold else model, input, about=about)
-    return found.check(path, model, input)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".litfast-", dir=path.parent) as folder:
+        aside = Path(folder, path.name)
+        found.save(aside, without_batch_norms(model) if fold else model, input, about=about)
+        agreement = found.check(aside, model, input)
+        os.replace(aside, path)
+    return agreement

@@ -53,8 +53,8 @@ def check_outputs(path: Path, model: nn.Module, input: Input) -> Agreement:
     difference = max(_difference(theirs, expected) for theirs, expected in pairs)
     if not difference <= TOLERANCE:  # NaN is no agreement either
         raise ValueError(
-            f"export: outputs of {path} must be within {TOLERANCE:.0e} of the model's, "
-            f"got {difference:.1e}; do not use it"
+            f"export: outputs of {path.name} must be within {TOLERANCE:.0e} of the model's, "
+            f"got {difference:.1e}"
         )
     return Agreement(difference=difference, tolerance=TOLERANCE, batches=BATCHES)
 
@@ -69,11 +69,12 @@ def check_state(path: Path, state: Mapping[str, Tensor], model: nn.Module) -> Ag
     try:
         made.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"export: {path} must load into the plain model, got: {error}") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"export: {path.name} must load into the plain model, got: {said}") from error
     found, expected = made.state_dict(), model.state_dict()
     same = state.keys() == expected.keys() and all(_equal(found[k], v) for k, v in expected.items())
     if not same:
-        raise ValueError(f"export: {path} must load back bit for bit, got other weights; do not use it")
+        raise ValueError(f"export: {path.name} must load back bit for bit, got other weights")
     return Agreement()
 
 
@@ -97,7 +98,7 @@ def _outputs(path: Path, inputs: Sequence[Any]) -> list[Tensor]:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise ValueError(f"export: {path} must run in a fresh process, got: {said}")
+            raise ValueError(f"export: {path.name} must run in a fresh process, got: {said}")
         with np.load(received) as arrays:
             return [torch.from_numpy(array) for array in arrays.values()]
 

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from litfast.carried import Carried
+from litfast.errors import typed
 from litfast.models import Input, SectionedModel
+
+TRACED = 2  # samples: torch.export makes a constant of a size of 1
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -30,24 +33,23 @@ def inner(model: nn.Module) -> nn.Module:
     return model.model if isinstance(model, SectionedModel) else model
 
 
-def traced(model: nn.Module, input: Input, *, batch: int) -> torch.export.ExportedProgram:
-    """`plain(model)` as torch.export sees it on `batch` random samples; it takes any number of them.
+def traced(model: nn.Module, input: Input) -> torch.export.ExportedProgram:
+    """`plain(model)` as torch.export sees it on a batch of random samples; it takes any number of them.
 
     Raises:
-        ValueError: a batch below 2, or a model that torch.export cannot trace.
+        ValueError: a model that torch.export cannot trace.
     """
-    if batch < 2:  # torch.export makes a constant of a size of 1
-        raise ValueError(f"export: batch must be at least 2, got {batch}")
     any_size = {0: torch.export.Dim("batch")}
-    given = input.example(batch)
+    given = input.example(TRACED)
     args, kwargs = ((), given) if isinstance(given, dict) else ((given,), {})
     sizes: Any = dict.fromkeys(kwargs, any_size) if kwargs else (any_size,)
     try:
         with torch.no_grad(), _quiet():
             made = torch.export.export(plain(model), args, kwargs, dynamic_shapes=sizes)
     except Exception as error:  # tracing runs the user's forward: anything may be raised
-        said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        raise ValueError(f"export: model must be one that torch.export can trace, got {said}") from error
+        raise ValueError(
+            f"export: model must be one that torch.export can trace, got {typed(error)}"
+        ) from error
     for module in made.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # this machine's paths

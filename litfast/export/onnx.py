@@ -13,19 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from litfast.errors import first_line
 from litfast.export._file import ABOUT, write
 from litfast.export._plain import traced
 from litfast.models import Input
 
 
-def save(
-    path: str | Path,
-    model: nn.Module,
-    input: Input,
-    *,
-    batch: int = 2,
-    about: Mapping[str, Any] | None = None,
-) -> None:
+def save(path: str | Path, model: nn.Module, input: Input, *, about: Mapping[str, Any] | None = None) -> None:
     """Write a model as one ONNX file that takes any number of samples.
 
     The graph is what the model computes in eval mode and fp32. A language model begins anew at every call.
@@ -34,7 +28,6 @@ def save(
         path: replaced if it is there; the file appears whole or not at all.
         model: takes what `input` says; it is copied and left as it is.
         input: one sample.
-        batch: samples that the model is traced on, at least 2.
         about: plain values that the file keeps as JSON in its metadata, under "model.json".
 
     Raises:
@@ -42,12 +35,12 @@ def save(
             that ONNX lacks.
     """
     _need("onnx", "onnxscript")
-    program = traced(model, input, batch=batch)
+    program = traced(model, input)
     try:
         with _quiet():
             made = torch.onnx.export(program, dynamo=True, verbose=False, custom_translation_table=_missing())
     except torch.onnx.errors.OnnxExporterError as error:
-        said = str(error.__cause__ or error).splitlines()[0]
+        said = first_line(error.__cause__ or error)
         raise ValueError(f"onnx: model must consist of operators that ONNX has, got: {said}") from error
     assert made is not None
     made.model.metadata_props[ABOUT] = json.dumps(dict(about or {}))
@@ -74,7 +67,9 @@ def runner(path: str | Path, *, threads: int) -> Callable[[Any], Tensor]:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common base
-        raise ValueError(f"onnx: {path} must be a model that ONNX Runtime loads, got: {error}") from error
+        raise ValueError(
+            f"onnx: {path} must be a model that ONNX Runtime loads, got: {first_line(error)}"
+        ) from error
     names = [one.name for one in session.get_inputs()]
 
     def run(x: Any) -> Tensor:

@@ -16,14 +16,7 @@ from litfast.export._plain import called, traced
 from litfast.models import Input
 
 
-def save(
-    path: str | Path,
-    model: nn.Module,
-    input: Input,
-    *,
-    batch: int = 2,
-    about: Mapping[str, Any] | None = None,
-) -> None:
+def save(path: str | Path, model: nn.Module, input: Input, *, about: Mapping[str, Any] | None = None) -> None:
     """Write a model as a program that takes any number of samples.
 
     The program is what the model computes in eval mode and fp32. A language model begins anew at every call.
@@ -32,7 +25,6 @@ def save(
         path: replaced if it is there; the file appears whole or not at all.
         model: takes what `input` says; it is copied and left as it is.
         input: one sample.
-        batch: samples that the model is traced on, at least 2.
         about: plain values that the file keeps as JSON, among its extra files as "model.json".
 
     Raises:
@@ -40,7 +32,7 @@ def save(
     """
     file = io.BytesIO()
     text = json.dumps(dict(about or {}))
-    torch.export.save(traced(model, input, batch=batch), file, extra_files={ABOUT: text})
+    torch.export.save(traced(model, input), file, extra_files={ABOUT: text})
     write(path, file.getvalue())
 
 

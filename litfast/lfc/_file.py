@@ -83,6 +83,8 @@ def load(path: str | Path) -> dict[str, Tensor]:
     try:
         at = 0
         for name, dtype, shape, coding, size in header["tensors"]:
+            if not isinstance(name, str) or name in tensors:
+                raise ValueError(f"lfc: tensors must have names of their own, got {name!r}")
             tensors[name] = _tensor(content[at : at + size], DTYPES[dtype], shape, coding)
             at += size
         if at != len(content):
@@ -118,7 +120,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
         )
     try:
         header = json.loads(content[HEAD.size : HEAD.size + size])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"lfc: {path} must have a header in JSON, got: {error}") from None
     if not isinstance(header, dict):
         raise ValueError(f"lfc: {path} must have a JSON table as its header, got a {type(header).__name__}")
@@ -136,6 +138,8 @@ def _words(name: str, tensor: Tensor) -> _sparse.Words:
 
 def _tensor(data: bytes, dtype: torch.dtype, shape: list[int], coding: str) -> Tensor:
     word = _word(dtype)
+    if not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError(f"lfc: shape must be whole numbers from 0 on, got {shape}")
     count = int(np.prod(shape, dtype=object)) * dtype.itemsize // word.itemsize
     if coding not in CODINGS:
         raise ValueError(f"lfc: coding must be one of {', '.join(CODINGS)}, got {coding!r}")

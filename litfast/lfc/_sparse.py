@@ -64,6 +64,8 @@ def decode(data: bytes, count: int, dtype: np.dtype) -> Words:
     Raises:
         ValueError: what `encode` would not have written.
     """
+    if count >= MOST:  # which no byte of the file need stand for
+        raise ValueError(f"lfc: a tensor must hold fewer than {MOST} numbers, got {count}")
     (distinct,) = COUNT.unpack_from(data)
     at = COUNT.size
     codebook = np.frombuffer(data, dtype, distinct, at)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from litfast.errors import first_line
 from litfast.models._modes import evaluating
 
 
@@ -62,8 +63,7 @@ def trace_both(model: nn.Module, inputs: Sequence[str], descends: Callable[[str]
             in_eval = trace(model, inputs, descends)
             training = trace(model.train(), inputs, descends)
     except Exception as error:  # tracing runs the user's forward: anything may be raised
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{who} must be traceable by torch.fx, got {reason}") from error
+        raise ValueError(f"{who} must be traceable by torch.fx, got {first_line(error)}") from error
     if str(in_eval) != str(training):
         raise ValueError(f"{who} must not read self.training in a functional call; use nn.Dropout instead")
     return training

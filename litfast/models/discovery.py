@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from litfast.errors import typed
 from litfast.models._modes import evaluating
 from litfast.models._split import named
 from litfast.models._trace import input_names, line, trace, trace_both
@@ -41,7 +43,7 @@ class Boundary:
 
 
 def candidates(model: nn.Module, inputs: Sequence[str] | None = None) -> list[str]:
-    """The submodules that the whole forward pass runs through, those that hold others first.
+    """The submodules that the whole forward pass runs through once, those that hold others first.
 
     Modules within them are found as far as torch.fx can follow. Nothing is run.
 
@@ -53,7 +55,7 @@ def candidates(model: nn.Module, inputs: Sequence[str] | None = None) -> list[st
         ValueError: the model's own forward pass cannot be traced.
     """
     given = input_names(model, inputs)
-    found = _names(line(trace_both(model, given, lambda name: False)))  # its refusal is one line
+    found = _names(trace_both(model, given, lambda name: False))  # its refusal is one line
     entered: set[str] = set()
     with evaluating(model):
         fresh = [name for name in found if _may_enter(model.get_submodule(name))]
@@ -104,7 +106,7 @@ def _within(
 ) -> dict[str, list[str]]:
     """The line within each fresh module that torch.fx can follow and that has one."""
     try:
-        lined = _names(line(trace(model, inputs, (entered | set(fresh)).__contains__)))
+        lined = _names(trace(model, inputs, (entered | set(fresh)).__contains__))
     except Exception:  # tracing runs the user's forward: anything may be raised
         if len(fresh) == 1:
             return {}
@@ -114,8 +116,10 @@ def _within(
     return {name: inner for name, inner in within.items() if inner}
 
 
-def _names(calls: Sequence[Any]) -> list[str]:
-    return [str(node.target) for node in calls]
+def _names(graph: fx.Graph) -> list[str]:
+    """The modules on the line; one that is called again is no place to cut."""
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    return [str(node.target) for node in line(graph) if calls[node.target] == 1]
 
 
 def _may_enter(module: nn.Module) -> bool:
@@ -133,13 +137,21 @@ def run(
     """Output shapes of one sample and median seconds by name, from passes in eval mode; "" is the model.
 
     A submodule that gives no tensor has no shape, one that is not called neither.
+
+    Raises:
+        ValueError: the model does not take the batch.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     times: dict[str, list[float]] = {name: [] for name in ("", *names)}
     given = named(x, inputs)
     with evaluating(model), _watched(model, ("", *names), shapes, times):
         for _ in range(rounds):
-            model(**given)
+            try:
+                model(**given)
+            except Exception as error:  # the user's forward: anything may be raised
+                batch = ", ".join(f"{key} {list(value.shape)}" for key, value in given.items())
+                who = f"sections: {type(model).__name__}"
+                raise ValueError(f"{who} must take {batch}, got {typed(error)}") from error
     return shapes, {name: median(seconds) for name, seconds in times.items() if seconds}
 
 

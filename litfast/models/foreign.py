@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from litfast.errors import typed
 from litfast.models.blocks import keep
 from litfast.models.inputs import Input
 from litfast.models.sectioned import SectionedModel
@@ -107,9 +108,14 @@ def _made(name: str, facts: dict[str, Any], options: dict[str, Any]) -> nn.Modul
         inspect.signature(function).bind(**given)
     except TypeError as error:
         raise ValueError(f"create: {name} must take {', '.join(given)}, got: {error}") from None
-    model = function(**given)
+    try:
+        model = function(**given)
+    except Exception as error:  # the user's code: anything may be raised
+        raise ValueError(f"create: {name} must make a model, got {typed(error)}") from error
     if not isinstance(model, nn.Module):
         raise TypeError(f"create: {name} must return an nn.Module, got {type(model).__name__}")
+    if next(model.parameters(), None) is None:
+        raise ValueError(f"create: {name} must return a model with parameters, got {type(model).__name__}")
     return model
 
 
@@ -126,7 +132,7 @@ def _sample(name: str, model: nn.Module, facts: dict[str, Any], inputs: Sequence
 def _timm(name: str, facts: dict[str, Any], options: dict[str, Any]) -> nn.Module:
     try:
         import timm
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # a torchvision of another torch raises a RuntimeError
         raise ValueError(
             f"create: timm must be installed for {TIMM}{name} (pip install 'litfast[timm]'), got: {error}"
         ) from None
@@ -135,12 +141,11 @@ def _timm(name: str, facts: dict[str, Any], options: dict[str, Any]) -> nn.Modul
         near = ", ".join(get_close_matches(name, known, n=3, cutoff=0.0))
         raise ValueError(f"create: model must be one of timm's {len(known)}, got {name!r}; near are {near}")
     given = {"num_classes": facts["classes"], "in_chans": facts["channels"]} | options
-    found = timm.models.get_pretrained_cfg(name)
-    if "size" in facts and found is not None and found.fixed_input_size:
-        given.setdefault("img_size", tuple(facts["size"]))
     try:
+        found = timm.models.get_pretrained_cfg(name)
+        if "size" in facts and found is not None and found.fixed_input_size:
+            given.setdefault("img_size", tuple(facts["size"]))
         model: nn.Module = timm.create_model(name, **given)
-    except (TypeError, RuntimeError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"create: {TIMM}{name} must take {given}, got: {reason}") from None
+    except Exception as error:  # timm's models are many authors': anything may be raised
+        raise ValueError(f"create: {TIMM}{name} must take {given}, got {typed(error)}") from error
     return model

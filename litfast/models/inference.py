@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from litfast.carried import anew, lasting, reset
+from litfast.errors import first_line
 from litfast.fields import each, first
 from litfast.models._fusion import BATCH_NORMS, folded, fused, is_packed
 from litfast.models._modes import evaluating
@@ -41,7 +42,7 @@ def without_batch_norms(model: nn.Module) -> nn.Module:
     try:
         program = folded(plain)
     except Exception as error:  # tracing runs the user's forward: anything may be raised
-        raise ValueError(f"folding: model must be traceable by torch.fx, got: {error}") from error
+        raise ValueError(f"folding: model must be traceable by torch.fx, got: {first_line(error)}") from error
     if _batch_norms(program) == before:
         raise ValueError(
             f"folding: model must have batch norms behind convolutions, got {before} behind something else"

@@ -88,15 +88,26 @@ def _check(
                 f"load_weights: {path} must fit the model: weights have {theirs.shape[0]} classes, "
                 f"the model {ours.shape[0]}; take the classes that the weights were trained for, or others"
             )
+    strange = [key for key in expected if key in weights and not _is_like(weights[key], expected[key])]
     problems = [
         *_listed("missing", missing),
         *_listed("unexpected", unexpected),
         *_listed(
             "shapes", [f"{k} {list(weights[k].shape)} for {list(expected[k].shape)}" for k in differing]
         ),
+        *_listed("kinds", [f"{k} {weights[k].dtype} for {expected[k].dtype}" for k in strange]),
     ]
     if problems:
         raise ValueError(f"load_weights: {path} must fit the model, got {'; '.join(problems)}")
+
+
+def _is_like(found: Tensor, wanted: Tensor) -> bool:
+    """Whether one can be copied to the other: a dense tensor on the CPU, of the same kind of number."""
+    dense = found.layout == torch.strided and not found.is_quantized and found.is_cpu
+    return dense and (found.dtype.is_floating_point, found.dtype.is_complex) == (
+        wanted.dtype.is_floating_point,
+        wanted.dtype.is_complex,
+    )
 
 
 def _listed(what: str, items: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -18,10 +19,17 @@ def is_transformed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
+def shown(value: object) -> str:
+    """What came, for a line: plain values as they are, others by their type."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+
+
 def check_choice(who: str, what: str, value: str, known: Sequence[str]) -> None:
     """Raises ValueError unless `value` is one of `known`."""
-    if value not in known:
-        raise ValueError(f"{who}: {what} must be one of {', '.join(known)}, got {value!r}")
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{who}: {what} must be one of {', '.join(known)}, got {shown(value)}")
 
 
 def check_fraction(who: str, what: str, value: Coefficient) -> None:
@@ -53,9 +61,16 @@ def _is_scalar_tensor(who: str, what: str, value: Coefficient) -> bool:
             shape = f"{value.dtype} {list(value.shape)}"
             raise ValueError(f"{who}: {what} must be a number or a 0-d float tensor, got {shape}")
         return True
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{who}: {what} must be a number or a 0-d float tensor, got {type(value).__name__}")
+    check_number(who, what, value, "a number or a 0-d float tensor")
     return False
+
+
+def check_number(who: str, what: str, value: object, rule: str = "a number") -> None:
+    """Raises TypeError or ValueError unless `value` is a number of Python that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{who}: {what} must be {rule}, got {type(value).__name__}")
+    if isinstance(value, int) and value.bit_length() >= sys.float_info.max_exp:
+        raise ValueError(f"{who}: {what} must fit into a float, got {value.bit_length()} bits")
 
 
 def check_sequence(who: str, what: str, value: object, of: str) -> None:
@@ -73,6 +88,14 @@ def check_float(who: str, what: str, tensor: Tensor) -> None:
         raise ValueError(f"{who}: {what} must be dense, got {tensor.layout}")
     if tensor.dtype not in DTYPES:
         raise TypeError(f"{who}: {what} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
+
+
+def check_finite(who: str, what: str, tensor: Tensor) -> None:
+    """Raises TypeError or ValueError unless `tensor` is of such a dtype and finite; waits for its device."""
+    check_float(who, what, tensor)
+    if tensor.is_meta or not bool(tensor.isfinite().all()):
+        got = "one without numbers (meta)" if tensor.is_meta else "infinities or NaN"
+        raise ValueError(f"{who}: {what} must hold finite numbers, got {got}")
 
 
 def check_pair(who: str, names: tuple[str, str], student: Tensor, teacher: Tensor, remedy: str) -> None:

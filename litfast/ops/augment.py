@@ -9,10 +9,11 @@ from torch import Tensor
 
 from . import reference
 from ._augment import BACKENDS, Augment, range_error
-from ._checks import DTYPES, is_transformed
+from ._checks import DTYPES, check_number, check_sequence, is_transformed, shown
 from ._dispatch import serving
 
 WHO = "augment"
+WIDEST = 1 << 20  # pixels of padding
 NAMES = ("index", "top", "left", "mirrored")
 
 
@@ -86,6 +87,10 @@ def augment_table(
     Raises:
         ValueError: mean and std differ in length, or a number of std is not positive.
     """
+    for what, given in (("mean", mean), ("std", std)):
+        check_sequence("augment_table", what, given, "numbers")
+        for number in given:
+            check_number("augment_table", what, number)
     if len(mean) != len(std) or not all(s > 0 for s in std):
         raise ValueError(
             f"augment_table: std must hold {len(mean)} positive numbers, one a channel, got {list(std)}"
@@ -120,8 +125,8 @@ def _check(images: Tensor, draws: tuple[Tensor, ...], table: Tensor, crop: int) 
         raise TypeError(f"{WHO}: table must be float32, float64, bfloat16 or float16 without grad, got {got}")
     if table.shape != (images.shape[3], 256):
         raise ValueError(f"{WHO}: table must be [{images.shape[3]}, 256], got {list(table.shape)}")
-    if isinstance(crop, bool) or not isinstance(crop, int) or crop < 0:
-        raise ValueError(f"{WHO}: crop must be a whole number of at least 0, got {crop!r}")
+    if isinstance(crop, bool) or not isinstance(crop, int) or not 0 <= crop <= WIDEST:
+        raise ValueError(f"{WHO}: crop must be a whole number from 0 to {WIDEST}, got {shown(crop)}")
 
 
 def _check_out(out: Tensor, size: tuple[int, ...], table: Tensor, layout: torch.memory_format) -> None:

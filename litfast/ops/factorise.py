@@ -22,10 +22,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._checks import check_finite
+
 WHO = "factorise"
 ROUNDS, FEWEST, SHARE = 10, 100, 0.1  # of the refinement: at most, candidates at least, of them moved
 FLOAT, INDEX = 4, 1  # bytes of a number and of a word's block
 MOST_BLOCKS = 256  # that a byte tells apart
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class BudgetError(ValueError):
@@ -91,7 +94,7 @@ def factorise(
         ValueError: fewer words than blocks.
         BudgetError: a budget below that of rank 1 for the rarest block.
     """
-    _check(weight, counts, blocks)
+    _check(weight, counts, blocks, budget)
     vectors = weight.detach().double().cpu()
     uses = counts.detach().cpu().clamp(min=1).long()
     q = uses.double() if weighted else torch.ones(len(uses), dtype=torch.float64)
@@ -186,7 +189,17 @@ def quantise(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         factor8 [n, r] int8, basis8 [r, d] or [0, d] int8, scale [r] in the dtype of `factor`.
+
+    Raises:
+        ValueError, TypeError: no factor or basis of such a shape, or numbers that are not finite.
     """
+    for what, tensor in (("factor", factor), ("basis", basis)):
+        check_finite("quantise", what, tensor)
+        if tensor.ndim != 2:
+            raise ValueError(f"quantise: {what} must have two dimensions, got {list(tensor.shape)}")
+    if not factor.numel() or len(basis) not in (0, factor.shape[1]) or (len(basis) and not basis.numel()):
+        got = f"{list(factor.shape)} and {list(basis.shape)}"
+        raise ValueError(f"quantise: factor and basis must be [n, r] and [r, d] or [0, d], got {got}")
     steps = factor.detach().abs().amax(0).clamp(min=torch.finfo(factor.dtype).tiny) / 127  # [r]
     rows = (factor.detach() / steps).round().to(torch.int8)
     if not len(basis):
@@ -237,10 +250,16 @@ def _moved(fit: _Fit, q: Tensor) -> Tensor | None:
     return None if emptied else group
 
 
-def _check(weight: Tensor, counts: Tensor, blocks: int) -> None:
-    if weight.ndim != 2 or not weight.is_floating_point():
-        raise ValueError(f"{WHO}: weight must be floats [N, d], got {weight.dtype} {list(weight.shape)}")
-    if counts.shape != weight.shape[:1] or counts.is_floating_point():
+def _check(weight: Tensor, counts: Tensor, blocks: int, budget: int) -> None:
+    check_finite(WHO, "weight", weight)
+    if weight.ndim != 2 or not weight.shape[1]:
+        raise ValueError(f"{WHO}: weight must be [N, d] with d > 0, got {list(weight.shape)}")
+    if not isinstance(counts, Tensor):
+        raise TypeError(f"{WHO}: counts must be a tensor, got {type(counts).__name__}")
+    for what, number in (("blocks", blocks), ("budget", budget)):
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"{WHO}: {what} must be a whole number, got {type(number).__name__}")
+    if counts.shape != weight.shape[:1] or counts.dtype not in WHOLE:
         rule = f"be one whole number a word [{len(weight)}]"
         raise ValueError(f"{WHO}: counts must {rule}, got {counts.dtype} {list(counts.shape)}")
     if not 1 <= blocks <= MOST_BLOCKS:

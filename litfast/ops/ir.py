@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from numbers import Real
 
@@ -98,3 +100,5 @@ def _check_weights(who: str, weights: Sequence[float], sections: int) -> None:
     for i, weight in enumerate(weights):
         if not isinstance(weight, Real):
             raise TypeError(f"{who}: weights[{i}] must be a number, got {type(weight).__name__}")
+        if abs(weight) > sys.float_info.max and weight not in (math.inf, -math.inf):
+            raise ValueError(f"{who}: weights[{i}] must fit into a float, got more")

@@ -151,8 +151,10 @@ def check_logits(
     check_tau(who, tau)
     check_fraction(who, "alpha", alpha)
     check_fraction(who, "label_smoothing", label_smoothing)
-    if not isinstance(ignore_index, int):
+    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
         raise TypeError(f"{who}: ignore_index must be an integer, got {type(ignore_index).__name__}")
+    if ignore_index.bit_length() > 63:
+        raise ValueError(f"{who}: ignore_index must fit into 64 bits, got {ignore_index.bit_length() + 1}")
     if target is not None:
         _check_target(who, target, student_logits)
     elif isinstance(alpha, Tensor) or alpha != 0:

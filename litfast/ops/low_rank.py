@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._checks import check_float, is_transformed
+from ._checks import check_float, check_sequence, is_transformed
 from ._dispatch import serving
 from ._low_rank import EMBEDDING_BACKENDS, SOFTMAX_BACKENDS, Call, embedded, id_error, scored
 
@@ -102,9 +102,15 @@ def low_rank_softmax(
 
 def _check(call: Call) -> None:
     who, x, factors, bases, place, bias = call
+    for what, sequence in (("factors", factors), ("bases", bases)):
+        check_sequence(who, what, sequence, "tensors")
     if not factors or len(factors) != len(bases):
         got = f"{len(factors)} and {len(bases)}"
         raise ValueError(f"{who}: factors and bases must be one each a block, got {got}")
+    for what, tensor in (("factors[0]", factors[0]), ("bases[0]", bases[0])):
+        check_float(who, what, tensor)
+    if bases[0].ndim != 2 or not bases[0].shape[1]:
+        raise ValueError(f"{who}: bases[0] must be [r, d] or [0, d] with d > 0, got {list(bases[0].shape)}")
     width, dtype = bases[0].shape[-1], x.dtype if x.is_floating_point() else factors[0].dtype
     for p, (factor, basis) in enumerate(zip(factors, bases, strict=True)):
         for what, tensor in ((f"factors[{p}]", factor), (f"bases[{p}]", basis)):
@@ -119,6 +125,9 @@ def _check(call: Call) -> None:
             rule = f"be [{rank}, {width}]" + (" or [0, d]" if rank == width else "")
             raise ValueError(f"{who}: bases[{p}] must {rule}, got {list(basis.shape)}")
     words = sum(len(factor) for factor in factors)
+    for what, given in (("place", place), ("bias", place if bias is None else bias)):
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{who}: {what} must be a tensor, got {type(given).__name__}")
     if place.dtype != torch.int64 or place.shape != (words,) or place.device != x.device:
         got = f"{place.dtype} {list(place.shape)} on {place.device}"
         raise ValueError(f"{who}: place must be int64 [{words}] on {x.device}, got {got}")

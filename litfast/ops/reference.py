@@ -100,7 +100,8 @@ def ir_loss(
     scale: Coefficient = 1.0,
 ) -> Tensor:
     """scale * sum_i weights_i * mean(penalty(student_i - teacher_i))."""
-    return scale * _weighted(ir_terms(student_irs, teacher_irs, penalty), weights)
+    terms = ir_terms(student_irs, teacher_irs, penalty)
+    return (scale * _weighted(terms, weights)).to(terms.dtype)  # which a coefficient in fp64 would widen
 
 
 def ir_terms(student_irs: Sequence[Tensor], teacher_irs: Sequence[Tensor], penalty: str) -> Tensor:
@@ -139,7 +140,7 @@ def lit_loss(
     rows = kd_rows(student_logits, teacher_logits, target, tau, soft, label_smoothing, ignore_index)
     soft_term, hard_term = (_mean(row, rows.valid).to(dtype) for row in (rows.soft, rows.hard))
     kd = alpha * hard_term + (1 - alpha) * soft_term
-    total = scale * (beta * kd + (1 - beta) * _weighted(ir, weights))
+    total = (scale * (beta * kd + (1 - beta) * _weighted(ir, weights))).to(dtype)
     correct = _correct(student_logits, target, rows.valid)
     return LITLoss(total, ir.detach(), soft_term.detach(), hard_term.detach(), correct)
 
@@ -147,7 +148,7 @@ def lit_loss(
 def channel_l1(scales: Sequence[Tensor], *, strength: Coefficient) -> Tensor:
     """strength * sum_i sum |scales_i|."""
     dtype = _maths_dtype(*scales)
-    return strength * torch.stack([scale.to(dtype).abs().sum() for scale in scales]).sum()
+    return (strength * torch.stack([scale.to(dtype).abs().sum() for scale in scales]).sum()).to(dtype)
 
 
 def augment(

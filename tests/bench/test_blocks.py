@@ -87,6 +87,6 @@ def test_blocks_are_counted_in_sections_that_are_sequences() -> None:
     block = torch.nn.Sequential()
     block.add_module("first", torch.nn.Linear(3, 3))
     with pytest.raises(
-        ValueError, match=r"plan: section 'first' must be an nn\.Sequential of blocks, got Linear"
+        ValueError, match=r"blocks: section 'first' must be an nn\.Sequential of blocks, got Linear"
     ):
         counts(sectioned(block, ["first"]))

@@ -100,6 +100,22 @@ def test_what_several_threads_cannot_run_has_a_reason_and_the_other_one_a_rate()
     assert "one eager fp32 batch 3, 2 clients: no throughput: not from here" in report.notes(document)
 
 
+def test_the_client_that_failed_says_why_and_not_those_that_waited_for_it() -> None:
+    class SecondAsks(Asleep):
+        def forward(self, samples: Tensor) -> Tensor:
+            if threading.current_thread() is not threading.main_thread():
+                with self.lock:
+                    self.callers += 1
+                    first = self.callers == 1
+                if not first:
+                    time.sleep(0.05)  # the first one waits by now
+                    raise RuntimeError("the second was refused")
+            return samples
+
+    (row,) = measure({"a": SecondAsks(0)}, **QUICK, clients=(2,))
+    assert row.loads[0].reason == "the second was refused"
+
+
 def test_a_graph_has_one_memory_for_all_requests() -> None:
     def run(samples: Tensor) -> Tensor:
         return samples

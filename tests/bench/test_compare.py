@@ -119,6 +119,24 @@ def test_a_red_gate_gives_a_reason_and_no_speedup(monkeypatch: pytest.MonkeyPatc
         record.write(tmp_path / "r.json", command="c", results=document["ratios"], checks=document["checks"])
 
 
+def test_what_one_contender_does_wrong_leaves_the_others_their_speedups(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def only_right_when_wide(model: nn.Module, *_: object) -> modes.Runner:
+        if model[0].out_channels == 2:
+            raise RuntimeError("too narrow")
+        factor = 2.0 if model[0].out_channels == 4 else 1.0
+        return lambda images: factor * model(images)
+
+    monkeypatch.setitem(modes.MODES, "some", only_right_when_wide)
+    models = {"teacher": convnet(8), "right": convnet(6), "wrong": convnet(4), "absent": convnet(2)}
+    document = compare(models, **FAST | {"modes": ("some",), "batches": (2,)})
+    right, wrong, absent = document["ratios"]
+    assert right["speedup"] > 0 and wrong["speedup"] is absent["speedup"] is None
+    assert document["checks"] == {"some fp32 batch 2, right": True, "some fp32 batch 2, wrong": False}
+    record.write(tmp_path / "r.json", command="c", results=document, checks=document["checks"])
+
+
 def test_a_mode_that_cannot_run_is_no_check_but_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(model: nn.Module, *_: object) -> modes.Runner:
         raise RuntimeError("no compiler")

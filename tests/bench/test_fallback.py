@@ -89,6 +89,26 @@ def test_memory_that_runs_out_while_it_is_timed_counts_too(monkeypatch: pytest.M
     assert (row.batch, row.asked, row.p50_ms) == (2, 4, 1.0)
 
 
+def test_samples_that_the_device_cannot_hold_are_halved_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = Tensor.to
+
+    def full(self: Tensor, *where: Any, **how: Any) -> Tensor:
+        if self.shape == (16, 3, 5, 5) and where == (torch.device("cpu"),):
+            raise FULL[0]
+        return moved(self, *where, **how)
+
+    monkeypatch.setattr(Tensor, "to", full)
+    (row,) = measure({"a": Holds(99)}, batches=(16,), **QUICK)
+    assert (row.batch, row.asked, row.reason) == (8, 16, None)
+
+
+def test_a_contender_that_runs_out_of_memory_keeps_nothing_of_what_was_measured() -> None:
+    ready = lane.Lane(contender="a", mode="eager", samples=torch.zeros(1), tolerance=1.0)
+    ready.rounds, ready.joules = [[0.1]], 2.0
+    ready.fail(FULL[0])
+    assert ready.rounds == [] and ready.joules is None and ready.full
+
+
 def test_another_error_is_no_lack_of_memory() -> None:
     assert not lane.out_of_memory(RuntimeError("unsupported memory format option"))
     with pytest.raises(ValueError, match="a must take samples"):

@@ -30,6 +30,15 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "MAX_ROUNDS", 3)
 
 
+def test_whatever_a_forward_pass_raises_is_one_line() -> None:
+    class Picky(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return [images][len(images)]
+
+    with pytest.raises(ValueError, match=r"measure: a must take samples \[2, 3, 5, 5\], got: list index"):
+        measure({"a": Picky()}, **QUICK)
+
+
 class Noisy(nn.Module):
     """A flat image, off by `part` of its largest value in all precisions but fp32."""
 

@@ -104,7 +104,8 @@ def test_wrong_outputs_are_not_timed_and_say_why(monkeypatch: pytest.MonkeyPatch
 def test_a_nan_fails_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(modes.MODES, "nan", lambda model, *_: lambda images: model(images) * math.nan)
     (row,) = measure({"a": convnet(4)}, **QUICK | {"modes": ("nan",)})
-    assert row.gate is False
+    assert row.gate is False and row.reason is not None
+    assert row.reason.startswith("outputs, or its eager fp32 ones, are not finite")
     assert row.json()["error"] is None  # JSON has no infinity
 
 
@@ -209,6 +210,9 @@ def test_more_compilations_than_torch_keeps_are_still_compiled(monkeypatch: pyte
         ({"input": Input((3, 0, 5))}, r"measure: input\.shape must be sizes from 1, got \[3, 0, 5\]"),
         ({"batches": ()}, r"measure: batches must be a list of at least one, got \(\)"),
         ({"batches": (0,)}, r"measure: batches must be 1 or more, got \[0\]"),
+        ({"batches": (1, 2, 1)}, "measure: batches must differ, got 1, 2, 1"),
+        ({"batches": (10**15,)}, r"measure: batches must fit into memory, got 10{15}: .*"),
+        ({"batches": (10**20,)}, r"measure: batches must fit into memory, got 10{20}: .*"),
         ({"modes": "eager"}, "measure: modes must be a list of at least one, got 'eager'"),
         ({"modes": ("eagr",)}, "mode must be one of .*, got 'eagr'; did you mean 'eager'?"),
         ({"precisions": ("fp8",)}, "precision must be one of bf16, fp32, got 'fp8'"),

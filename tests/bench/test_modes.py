@@ -124,3 +124,9 @@ def test_a_graph_replays_on_what_it_is_given() -> None:
         for _ in range(2):
             other = torch.randn_like(samples)
             assert torch.allclose(runner(other), model(other), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_agrees_with_what_is_not_finite() -> None:
+    for value in (torch.nan, torch.inf):
+        assert modes.deviation(torch.zeros(2), torch.tensor([1.0, value])) == float("inf")
+        assert modes.deviation(torch.tensor([1.0, value]), torch.zeros(2)) == float("inf")

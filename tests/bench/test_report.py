@@ -172,6 +172,19 @@ def test_the_picture_says_what_the_models_read(
     assert said in (tmp_path / "read.svg").read_text()
 
 
+def test_a_model_that_has_no_time_at_one_batch_is_left_out_there(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    document["rows"][0] = row("deep", "eager", 1, None, "no memory")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        picture.draw(document, tmp_path / "points.svg")
+        document["models"][0]["accuracy"] = None
+        picture.draw(document, tmp_path / "bars.svg")
+    assert ">deep</text>" in (tmp_path / "points.svg").read_text()
+    assert ">deep</text>" in (tmp_path / "bars.svg").read_text()  # the legend is of all panels
+
+
 def test_nothing_measured_gives_no_picture(document: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     document["rows"] = [row("deep", "eager", 1, None, "no memory")]

@@ -105,7 +105,7 @@ def test_export_writes_safetensors_of_the_same_bits(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--format", "safetensors"], "export: --out must not be the run's own weights, got "),
+        (["--format", "safetensors"], "export: --out must be another file than the run's own weights, got "),
         (
             ["--format", "lfcx"],
             "export: --format must be one of lfc, onnx, safetensors, torch, got 'lfcx'; did you mean 'lfc'?",
@@ -138,7 +138,9 @@ def test_a_file_that_loads_back_with_other_bits_is_no_export(
 ) -> None:
     flipped = {key: -value for key, value in lfc.load(compressed / "student.lfc").items()}
     monkeypatch.setattr(lfc, "load", lambda file: flipped)
+    (tmp_path / "x.lfc").write_text("an earlier one")
     result = litfast("export", compressed, "--out", tmp_path / "x.lfc")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["an earlier one"]
     assert result.exit_code == 1 and "must load back bit for bit, got other weights" in result.stderr
 
 

@@ -105,6 +105,8 @@ def test_a_run_keeps_its_plan_and_checks_it_after_training(
             "plan: teacher must be of a family whose sections are stacks of like blocks",
         ),
         (["resnet57", "--speedup", 2], 2, "model must be one of"),
+        (["resnet20", "--speedup", 2, "--batch", 0], 2, "batches must be 1 or more, got [0]"),
+        (["resnet20", "--speedup", 2, "--mode", "eagr"], 2, "did you mean 'eager'?"),
         (["resnet20"], 2, "plan: either a target latency or a speed-up must be given, got none"),
         (["resnet20", "--speedup", "0.5"], 2, "plan: speed-up must be above 1, got 0.5"),
         (["resnet20", "--speedup", 2, "--image", "32x32"], 2, "plan: --image must be CxHxW, got '32x32'"),

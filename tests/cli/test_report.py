@@ -48,6 +48,10 @@ def test_several_runs_share_a_page(
         raise ValueError("digits: the folder is gone")
 
     monkeypatch.setattr(build, "data", gone)
+    results = json.loads((copied / "results.json").read_text())
+    for pace in results["throughput"].values():
+        pace |= {"loader_samples_per_s": None, "data_wait": 0.0}  # it never waited
+    (copied / "results.json").write_text(json.dumps(results))
     out = tmp_path / "new" / "both.html"
     result = litfast("report", finished, copied, "--count", 4, "--out", out)
     assert result.exit_code == 0, result.output
@@ -66,6 +70,13 @@ def test_test_samples_that_cannot_be_read_are_refused_where_asked_for(
     monkeypatch.setattr(build, "data", gone)
     result = litfast("report", copied, "--samples", "test")
     assert result.exit_code == 1 and "digits: the folder is gone" in result.stderr
+
+
+def test_a_run_whose_results_are_cut_short_is_one_line(copied: Path, litfast: Litfast) -> None:
+    (copied / "results.json").write_text("{}")
+    result = litfast("report", copied)
+    assert result.exit_code == 1, result.output
+    assert "must hold whole results.json and model.json, got one without 'data'" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,11 @@ def test_dali_is_not_advised_where_it_cannot_serve(arrays: ImageSet, monkeypatch
     assert "Dataset of one's own" in choice.advice("torch", dataset(arrays), 0.5, device="cpu")
 
 
+def test_bytes_are_whole_numbers_where_three_digits_are_too_few() -> None:
+    said = [choice.in_bytes(number) for number in (0, 999, 1023 << 10, 1020 << 20, 3 << 29, 5 << 40)]
+    assert said == ["0 B", "999 B", "1023 KiB", "1020 MiB", "1.5 GiB", "5120 GiB"]
+
+
 def test_a_control_groups_limit_counts_as_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "CGROUP", tmp_path)
     unlimited = choice.free_memory(torch.device("cpu"))

@@ -248,8 +248,19 @@ def test_a_killed_worker_is_one_clear_line() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return pixels
 
-    with pytest.raises(OSError, match=r"^TorchLoader: a worker must live .* got one that was killed"):
+    with pytest.raises(OSError, match=r"^TorchLoader: a worker must live .* got process \d+ that was killed"):
         list(loader(Items(dataset=Pictures(kill)), workers=1).batches(0))
+
+
+def test_a_signal_to_the_trainings_group_leaves_its_workers_alone() -> None:
+    """torchrun sends SIGTERM to the group; the training goes on to its next step and a checkpoint."""
+    here, group = os.getpid(), os.getpgrp()
+
+    def check(pixels: Tensor) -> Tensor:
+        assert os.getpid() == here or os.getpgrp() != group
+        return pixels
+
+    assert len(list(loader(Items(dataset=Pictures(check)), workers=1).batches(0))) > 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import IO, Any
 import pytest
 import torch
 
-from litfast.engine import checkpoint
+from litfast.engine import checkpoint, durable
 
 STATE: dict[str, Any] = {
     "progress": {"epoch": 3, "best": None},
@@ -49,7 +49,7 @@ def fill_the_disk(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     def opened(path: Path, mode: str) -> FullDisk:
         return FullDisk(path.open(mode), room)
 
-    monkeypatch.setattr(checkpoint, "open", opened, raising=False)
+    monkeypatch.setattr(durable, "open", opened, raising=False)
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_crash_before_the_rename_leaves_the_checkpoint_before_intact(
     def power_cut(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint.os, "replace", power_cut)
+    monkeypatch.setattr(os, "replace", power_cut)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(path, {**STATE, "progress": {"epoch": 4}})
     assert checkpoint.load(path)["progress"]["epoch"] == 3

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import litfast
 from litfast.data.loader import Batch
 from litfast.engine import Distiller
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.models import Input, SectionedModel, create
 from litfast.phase import Branch, Phase, Schedule
 

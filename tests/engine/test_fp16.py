@@ -17,8 +17,9 @@ from litfast.data.resident import ResidentLoader
 from litfast.engine import evaluate, optim
 from litfast.engine.graph import GraphStep
 from litfast.engine.plan import plan
+from litfast.engine.prepare import prepared
 from litfast.engine.snapshot import Snapshot
-from litfast.engine.step import Step, prepared
+from litfast.engine.step import Step
 from litfast.phase import Branch, Phase, Schedule
 
 from .tape import TapeCapture
@@ -172,7 +173,7 @@ def test_rmsprop_is_refused_by_the_step_and_by_the_plan(
     phase: Toys, toy: nn.Module, data: ResidentLoader
 ) -> None:
     """torch has no fused one: whether to skip would have to be read on the host."""
-    message = "train: optimizer must be sgd, adam or adamw with precision fp16, got rmsprop"
+    message = "train: optimizer must be sgd, adam or adamw with precision fp16 or on_nan skip, got rmsprop"
     with pytest.raises(ValueError, match=message):
         list(litfast.train([phase(toy, optimizer="rmsprop")], data, precision="fp16"))
     with pytest.raises(ValueError, match=message):

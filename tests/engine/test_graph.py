@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from litfast.data.loader import Batch
 from litfast.engine.graph import WARM_UP, GraphStep
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.phase import Branch, Coefficient, Losses, Phase, Schedule
 
 from .tape import TapeCapture

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from litfast.data.loader import Batch
 from litfast.engine.compiled import CompiledStep
 from litfast.engine.graph import WARM_UP, GraphStep
-from litfast.engine.step import Runner, Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Runner, Step
 from litfast.methods import adversarial, lit_generator
 from litfast.models import SectionedModel
 from litfast.models.stargan import Discriminator, Generator

@@ -14,7 +14,8 @@ import litfast
 from litfast.data.loader import Batch
 from litfast.engine import modes
 from litfast.engine.graph import GraphStep
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.models import Input
 from litfast.phase import OPTIMIZERS, Phase, Schedule
 

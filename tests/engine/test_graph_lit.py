@@ -9,7 +9,8 @@ import torch
 
 from litfast.data.loader import Batch
 from litfast.engine.graph import GraphStep
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.methods import _paths, lit
 from litfast.models import _fusion, create
 from litfast.models.inference import Inference

@@ -11,7 +11,8 @@ from torch import nn
 from litfast.data.loader import Batch
 from litfast.engine.compiled import CompiledStep
 from litfast.engine.graph import GraphStep
-from litfast.engine.step import Runner, Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Runner, Step
 from litfast.methods import metadistiller
 from litfast.models import Input, create
 from litfast.phase import Schedule

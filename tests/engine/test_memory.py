@@ -8,7 +8,8 @@ from torch import nn
 
 import litfast
 from litfast.data.loader import Batch
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.models.inference import Inference
 from litfast.phase import Schedule
 

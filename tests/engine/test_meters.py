@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from litfast.engine.meters import Journal, Ring, Sums, Window, first_non_finite
+from litfast.engine.meters import Journal, Ring, Sums, Window
 
 
 def test_a_window_gives_every_value_with_its_step_and_is_empty_afterwards() -> None:
@@ -54,12 +53,6 @@ def test_sums_carry_on_from_their_state_to_the_bit() -> None:
     second = Sums(json.loads(json.dumps(first.state)))
     second.add({"x": values[13:]})
     assert second.means(1) == whole.means(1)
-
-
-def test_the_first_loss_that_is_not_finite_is_found_by_step() -> None:
-    series = {"a.loss": [(1, 0.5), (2, math.inf)], "b.loss": [(1, math.nan), (2, 0.5)]}
-    assert first_non_finite(series) == (1, "b.loss")
-    assert first_non_finite({"a.loss": [(1, 0.5)]}) is None
 
 
 def test_a_journal_writes_a_row_and_an_event_each(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from litfast.data.resident import ResidentLoader
 from litfast.engine import modes
 from litfast.engine.compiled import CompiledStep
 from litfast.engine.graph import GraphStep
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.phase import Phase
 
 from .tape import TapeCapture

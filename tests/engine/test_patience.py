@@ -15,9 +15,10 @@ import litfast
 from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
 from litfast.engine import Report
+from litfast.engine.loop import SPEEDS
 from litfast.engine.patience import exhausted, updated, validation_losses
-from litfast.engine.step import Step, prepared
-from litfast.engine.train import SPEEDS
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.phase import Branch, Losses, Phase, Schedule
 
 CPU = torch.device("cpu")

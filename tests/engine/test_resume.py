@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 import litfast
 from litfast.data.resident import ResidentLoader
-from litfast.engine import Report, checkpoint
-from litfast.engine.train import SPEEDS
+from litfast.engine import Report, loop
+from litfast.engine.loop import SPEEDS
 from litfast.phase import Phase
 
 # (kind, n): closed at the n-th report of that kind. A run has 16 steps, 4 epochs (two a phase) and 2 phases.
@@ -120,7 +121,7 @@ def test_the_best_weights_of_before_the_interruption_are_still_the_best(
         weights.append(toy.linear.weight.clone())
         return litfast.engine.Evaluation(accuracy=next(accuracies), loss=0.0, samples=32)
 
-    monkeypatch.setitem(litfast.train.__globals__, "evaluate", scripted)
+    monkeypatch.setattr(loop, "evaluate", scripted)
     reports = litfast.train([phase(toy, epochs=3)], data, val, out=tmp_path, keep="best")
     assert [next(reports).kind for _ in range(7)][-1] == "step"
     reports.close()
@@ -203,7 +204,7 @@ def test_a_disk_that_fills_up_mid_run_loses_nothing(
         monkeypatch.context() as patch,
         pytest.raises(OSError, match=r"No space left .* the previous one is kept"),
     ):
-        patch.setattr(checkpoint.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         list(reports)
     run(last, data, None, tmp_path / "parts", resume=True)
     assert_same(last.state(), whole.state())

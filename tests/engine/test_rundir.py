@@ -147,3 +147,20 @@ def test_nothing_to_resume_says_so(tmp_path: Path) -> None:
     made(tmp_path / "digits-1", "finished")
     with pytest.raises(ValueError, match="must hold an unfinished digits run to resume, got none"):
         latest_unfinished(tmp_path, "digits")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("run.json", "[1]", r"run.json must be a table, got a list"),
+        ("run.json", "[" * 100_000, r"run.json must be valid JSON, got: "),
+        ("model.json", '{"model": 3}', r"model.json must hold 'model' of type dict, got 3"),
+        ("metrics.jsonl", '{"epoch": 0}\n{"epo', r"metrics.jsonl must hold JSON in every line, got: "),
+        ("metrics.jsonl", "3\n", r"metrics.jsonl must hold a table in every line, got other values"),
+    ],
+)
+def test_a_spoilt_file_gets_one_line(name: str, text: str, said: str, tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    (run.path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"^run: .*{said}"):
+        run.rows() if name == "metrics.jsonl" else run.read(name)

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.phase import OPTIMIZERS, Branch, Losses, Phase, Schedule
 
 CPU = torch.device("cpu")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from litfast.data.loader import Batch
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.engine.streams import Forked, Serial
 from litfast.methods import lit
 from litfast.models import create

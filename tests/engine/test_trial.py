@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
+from litfast.engine.prepare import prepared
 from litfast.engine.snapshot import Snapshot, changed
-from litfast.engine.step import Step, prepared
+from litfast.engine.step import Step
 from litfast.engine.trial import deviation, objection, reason
 from litfast.phase import OPTIMIZERS, Phase
 

@@ -16,9 +16,10 @@ from torch.nn.functional import cross_entropy
 import litfast
 from litfast.carried import carried
 from litfast.data.tokens import StreamLoader
-from litfast.engine import Evaluation, evaluate
+from litfast.engine import Evaluation, evaluate, loop
 from litfast.engine.patience import validation_losses
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.methods import kd, scratch
 from litfast.models import SectionedModel
 from litfast.models.inference import Inference, agreement
@@ -190,7 +191,7 @@ def test_the_best_epoch_is_that_of_the_best_perplexity(monkeypatch: pytest.Monke
         accuracy, perplexity = next(values)
         return Evaluation(accuracy=accuracy, loss=0.0, samples=1, perplexity=perplexity)
 
-    monkeypatch.setitem(litfast.train.__globals__, "evaluate", scripted)
+    monkeypatch.setattr(loop, "evaluate", scripted)
     list(litfast.train(scratch(net, train=schedule(epochs=3)), loader(), loader(False), keep="best"))
     assert all(torch.equal(a, b) for a, b in zip(weights(net), seen[1], strict=True))
 

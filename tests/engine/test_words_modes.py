@@ -14,7 +14,8 @@ from litfast.carried import reset
 from litfast.data.tokens import StreamLoader
 from litfast.engine.compiled import CompiledStep
 from litfast.engine.graph import GraphStep
-from litfast.engine.step import Runner, Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Runner, Step
 from litfast.methods import kd, scratch
 from litfast.models import SectionedModel
 from litfast.models.inference import Inference

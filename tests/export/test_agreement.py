@@ -37,8 +37,8 @@ def test_rounding_is_agreement(foreign: nn.Module, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda y: y * 1.001, r"outputs of x\.pt2 must be within 1e-04 of the model's, got 1\.0e-03; do not"),
-        (lambda y: y * torch.nan, r"must be within 1e-04 of the model's, got nan; do not use it"),
+        (lambda y: y * 1.001, r"outputs of x\.pt2 must be within 1e-04 of the model's, got 1\.0e-03"),
+        (lambda y: y * torch.nan, r"must be within 1e-04 of the model's, got nan"),
         (lambda y: y[:, :3], r"export: outputs must be \[1, 5\], got \[1, 3\]"),
     ],
 )

@@ -36,8 +36,9 @@ def test_weights_load_strictly_into_the_plain_class(
 
 
 def test_the_weights_of_a_foreign_model_have_its_own_keys(foreign: nn.Module, tmp_path: Path) -> None:
-    export.export(tmp_path / "x.safetensors", foreign, Input((3, 8, 8)), format="safetensors")
-    with safe_open(tmp_path / "x.safetensors", "pt") as opened:
+    file = tmp_path / "new" / "x.safetensors"
+    export.export(file, foreign, Input((3, 8, 8)), format="safetensors")
+    with safe_open(file, "pt") as opened:
         assert set(opened.keys()) == set(foreign.state_dict())
 
 

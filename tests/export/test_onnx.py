@@ -33,7 +33,7 @@ def test_onnx_runtime_computes_the_model_at_any_batch_size(
 
 
 def test_a_foreign_model_becomes_one_file_that_says_what_it_is(foreign: nn.Module, tmp_path: Path) -> None:
-    onnx.save(tmp_path / "x.onnx", foreign, Input((3, 8, 8)), batch=3, about={"classes": ["a", "b"]})
+    onnx.save(tmp_path / "x.onnx", foreign, Input((3, 8, 8)), about={"classes": ["a", "b"]})
     assert [file.name for file in tmp_path.iterdir()] == ["x.onnx"]
     model = theirs.load(tmp_path / "x.onnx")
     theirs.checker.check_model(model, full_check=True)

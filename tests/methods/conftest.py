@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from litfast.data import sets
 from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
-from litfast.engine.step import prepared
+from litfast.engine.prepare import prepared
 from litfast.methods import _paths
 from litfast.methods._kd import Seen as Observation
 from litfast.models import SectionedModel, create

@@ -18,7 +18,8 @@ from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
 from litfast.engine.auto import choose
 from litfast.engine.plan import plan
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.methods import adversarial
 from litfast.methods._adversarial import draw, gradient_penalty
 from litfast.models import SectionedModel, parameters

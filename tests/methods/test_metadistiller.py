@@ -13,7 +13,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 
 from litfast.data.loader import Batch
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.methods import metadistiller
 from litfast.models import Input, SectionedModel, create, sectioned
 from litfast.models.auxiliary import SelfTaught

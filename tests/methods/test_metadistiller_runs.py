@@ -14,7 +14,8 @@ import litfast
 from litfast.data.loader import Batch
 from litfast.data.resident import ResidentLoader
 from litfast.engine.plan import plan
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.methods import metadistiller
 from litfast.models import Input, SectionedModel, create, parameters
 from litfast.phase import Phase, Schedule

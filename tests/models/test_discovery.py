@@ -43,6 +43,19 @@ def test_a_shortcut_around_a_module_takes_it_off_the_line() -> None:
     assert candidates(Skipping()) == ["first", "last"]
 
 
+def test_a_module_that_is_called_again_is_no_place_to_cut() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.twice, self.last = (nn.Linear(2, 2) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.twice(self.twice(self.first(x))))
+
+    assert candidates(Shared()) == ["first", "last"]
+    assert sectioned(Shared(), auto(Shared(), torch.zeros(1, 2))).names == ("first",)
+
+
 def test_every_candidate_with_parameters_may_end_a_section() -> None:
     model = PreActResNet().eval()
     expected = model(IMAGES)

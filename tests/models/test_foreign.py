@@ -15,6 +15,7 @@ from torch import nn
 from litfast.models import check_pair, copy_blocks, copy_ends, create, is_foreign
 from litfast.models.foreign import reads
 from litfast.models.inference import Inference, agreement
+from litfast.models.sectioned import check_sections
 
 from . import third_party
 
@@ -97,6 +98,34 @@ def test_a_function_must_return_a_module(tmp_path: Path) -> None:
         create(f"{tmp_path}/net.py:net")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1 / 0", "must be a Python file that can be imported, got: ZeroDivisionError: division by zero"),
+        ("def net():\n    assert False", "net.py:net must make a model, got AssertionError"),
+        (
+            "from torch import nn\nnet = nn.ReLU",
+            "net.py:net must return a model with parameters, got ReLU",
+        ),
+    ],
+)
+def test_what_a_files_own_code_raises_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(text)
+    with pytest.raises(ValueError, match=message) as raised:
+        create(f"{tmp_path}/net.py:net", size=(8, 8))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_does_not_take_the_size_says_so_where_its_sections_are_needed(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("from torch import nn\ndef net():\n    return nn.Linear(5, 2)")
+    made = create(f"{tmp_path}/net.py:net", size=(8, 8))
+    refusal = (
+        r"lit: teacher must have sections, got none: sections: Linear must take input \[2, 3, 8, 8\], got"
+    )
+    with pytest.raises(ValueError, match=refusal):
+        check_sections("lit", teacher=made)
+
+
 @pytest.fixture
 def timm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A stand-in for timm that notes what it was asked for."""
@@ -127,6 +156,8 @@ def test_timm_is_asked_for_the_classes_and_channels_and_a_fixed_size(timm: list[
     assert model.names == ("blocks[0:2]", "blocks[2:4]", "blocks[4:6]")
     with pytest.raises(ValueError, match="model must be one of timm's 2, got 'net17'; near are net18"):
         create("timm:net17", size=(16, 16))
+    with pytest.raises(ValueError, match=r"timm:net18\.tag must take .*, got KeyError: 'net18.tag'"):
+        create("timm:net18.tag", size=(16, 16))
 
 
 def test_without_timm_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

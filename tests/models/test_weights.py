@@ -96,6 +96,14 @@ def test_shapes_that_differ_are_named(tmp_path: Path) -> None:
     refused(create("resnet8"), path, r"got shapes conv1\.weight \[16, 1, 3, 3\] for \[16, 3, 3, 3\]$")
 
 
+@pytest.mark.parametrize("kind", ["long", "cfloat", "to_sparse"])
+def test_another_kind_of_tensor_is_refused_before_any_is_loaded(kind: str, tmp_path: Path) -> None:
+    state, key = create("resnet8").state_dict(), "layer3.0.conv1.weight"
+    strange = getattr(state[key], kind)()
+    torch.save(state | {key: strange}, tmp_path / "x.th")
+    refused(create("resnet8"), tmp_path / "x.th", f"got kinds {key} {strange.dtype} for torch.float32$")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     refused(create("resnet8"), tmp_path / "none.th", "load_weights: weights must be an existing file, got ")
 

@@ -146,9 +146,9 @@ def _count(text: bytes, byte: bytes) -> int:
 def _last_row_end(text: bytes) -> int:
     """The bytes up to the last new line outside of quotes, 0 where there is none."""
     end = text.rfind(b"\n") + 1
-    quotes = _count(text[:end], b'"')
-    while end and quotes % 2:
-        before = text.rfind(b"\n", 0, end - 1) + 1
-        quotes -= text.count(b'"', before, end)
-        end = before
-    return end
+    if _count(text[:end], b'"') % 2 == 0:
+        return end
+    data = np.frombuffer(text, np.uint8)
+    lines, quotes = (np.flatnonzero(data == ord(mark)) for mark in '\n"')
+    outside = lines[np.searchsorted(quotes, lines) % 2 == 0]
+    return int(outside[-1]) + 1 if len(outside) else 0

@@ -161,7 +161,11 @@ def _class_names(file: Path, layout: _Layout) -> tuple[str, ...]:
     names: Any = []
     if file.is_file():
         is_text = file.suffix == ".txt"
-        names = file.read_text().split() if is_text else _unpickled(file, layout).get(layout.keys[1])
+        names = (
+            file.read_text("utf-8", "replace").split()
+            if is_text
+            else _unpickled(file, layout).get(layout.keys[1])
+        )
     known = isinstance(names, list) and all(isinstance(name, str | bytes) for name in names)
     if known and len(names) == layout.classes:
         return tuple(_text(name) for name in names)

@@ -15,6 +15,7 @@ from litfast.data.sets.image_set import Images, ImageSet
 
 SIDE, CLASSES = 28, 10
 UINT8 = 0x08  # IDX's code of the element type
+MOST = 1 << 32  # bytes that are read, 90 times MNIST: what is packed may hold more than any memory
 FASHION = (
     "T-shirt/top",
     "Trouser",
@@ -119,7 +120,7 @@ def _read(name: str, file: Path, dims: int) -> Tensor:
                 got = header[:4].hex() or "nothing"
                 raise ValueError(f"{name}: {file} must begin with the IDX magic {magic.hex()}, got {got}")
             shape = [int.from_bytes(header[at : at + 4], "big") for at in range(4, 4 + 4 * dims, 4)]
-            values = _at_most(opened, math.prod(shape) + 1)
+            values = _at_most(opened, min(math.prod(shape), MOST) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{name}: {file} must be a whole file, got: {error}") from None
     if len(header) < 4 + 4 * dims or len(values) != math.prod(shape) or not values:

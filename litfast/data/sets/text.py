@@ -20,6 +20,7 @@ EOS, UNKNOWN = "<eos>", "<unk>"
 SPLITS = ("train", "valid", "test")
 LAYOUTS = ("{}.txt", "ptb.{}.txt", "wiki.{}.tokens")  # plain, Penn Treebank, WikiText
 _PIECE = 1 << 22  # bytes that are split at once
+_LONGEST = 64 << 20  # bytes of a word
 
 
 def text(
@@ -134,6 +135,8 @@ def _chunks(file: Path) -> Iterator[list[str]]:
         yield _tokens(rest[:end], file, line)
         line += rest.count(b"\n", 0, end)
         rest, ended = rest[end:], piece.endswith(b"\n")
+        if len(rest) > _LONGEST:
+            raise ValueError(f"text: {file} line {line} must hold words, got one beyond {_LONGEST} bytes")
     if not ended:
         yield _tokens(rest + b"\n", file, line)
 

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from litfast.data.archive import Header
 from litfast.data.sets.image_set import ImageSet, Members
 
 IMAGES = ("jpg", "jpeg", "png")
@@ -160,7 +161,7 @@ def _parts(tar: Path) -> Iterator[_Part]:
         file.seek(0)
         last = "its beginning"
         try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=Header) as archive:
                 for member in archive:
                     last = member.name
                     if member.isdir():
