@@ -10,7 +10,8 @@ import torch
 from litfast.data.loader import Batch
 from litfast.engine.graph import GraphStep
 from litfast.engine.parts import parts
-from litfast.engine.step import Step, prepared
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.methods import lit
 from litfast.models import Input, create
 from litfast.models.inference import Inference
