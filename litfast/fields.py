@@ -27,3 +27,8 @@ def tensors(x: Any) -> Iterator[Tensor]:
 def first(x: Any) -> Tensor:
     """The first tensor, which has the batch's size and device as all others have."""
     return next(tensors(x))
+
+
+def rows(x: Any, start: int, stop: int) -> Any:
+    """Samples `start` to `stop` of every tensor, as views."""
+    return each(lambda tensor: tensor[start:stop], x)

@@ -14,7 +14,7 @@ from litfast.bench.similarity import FEWEST as FEWEST
 from litfast.bench.similarity import Similarity, by_section
 from litfast.cli import _runs
 from litfast.data.sets.image_set import hold_out
-from litfast.fields import each, first
+from litfast.fields import first, rows
 from litfast.models import with_domain
 
 SAMPLES = ("auto", "test", "random")
@@ -55,7 +55,7 @@ def _batches(run: _runs.Finished, samples: str, count: int) -> tuple[list[Any], 
             why = f" (no test samples: {error})"
     drawn = run.data.input.example(count, generator=torch.Generator().manual_seed(0))
     said = f"{count} random samples, unlike any that the models were trained on{why}"
-    parts = [each(lambda x, at=at: x[at : at + BATCH], drawn) for at in range(0, count, BATCH)]
+    parts = [rows(drawn, at, at + BATCH) for at in range(0, count, BATCH)]
     return [_read(run, part) for part in parts], said
 
 
@@ -71,7 +71,7 @@ def _tested(run: _runs.Finished, count: int) -> Iterator[Any]:
         loader = found.serve(chosen, train=False)
         count = len(chosen)
     for batch in islice(loader.batches(0), -(-count // loader.batch)):
-        yield each(lambda x, most=count: x[:most], batch.images)
+        yield rows(batch.images, 0, count)
         count -= len(batch.target)
 
 

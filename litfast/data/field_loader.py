@@ -47,7 +47,15 @@ class FieldLoader:
         self.device = torch.device(device)
         self._inputs = {name: value.to(self.device) for name, value in samples.inputs.items()}
         self._labels = samples.labels.to(self.device)
-        self._draws = partial(draws, self.samples, batch=batch, train=train, seed=seed, **shard)
+        self._draws = partial(
+            draws,
+            self.samples,
+            batch=batch,
+            train=train,
+            seed=seed,
+            shard_id=shard_id,
+            num_shards=num_shards,
+        )
 
     def __len__(self) -> int:
         return self.samples

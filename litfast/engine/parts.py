@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from litfast.data.loader import Batch
-from litfast.fields import each
+from litfast.fields import rows
 
 
 def parts(batch: Batch, count: int) -> list[Batch]:
@@ -17,7 +17,8 @@ def parts(batch: Batch, count: int) -> list[Batch]:
         return [batch]
     if len(batch.target) % count:
         raise ValueError(f"train: accumulate must divide the batch of {len(batch.target)}, got {count}")
-    return [Batch(*each(lambda x, at=at: x.chunk(count)[at], batch)) for at in range(count)]
+    size = len(batch.target) // count
+    return [Batch(*rows(batch, size * at, size * (at + 1))) for at in range(count)]
 
 
 def combined(name: str, parts: Sequence[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from litfast.data.loader import IGNORED, Batch
-from litfast.fields import each
+from litfast.fields import rows
 from litfast.methods._draws import outside
 from litfast.methods._virtual_step import Theta, after_virtual_step
 from litfast.models.auxiliary import Exits, LabelGenerator, Outputs, SelfTaught, feature_shapes
@@ -139,7 +139,8 @@ class _Step:
                 f"metadistiller: batch must hold 2 or more samples (one half teaches, one judges), "
                 f"got {len(batch.target)}"
             )
-        taught, judged = (Batch(*each(lambda t, at=at: t.chunk(2)[at], batch)) for at in (0, 1))
+        size = len(batch.target)
+        taught, judged = Batch(*rows(batch, 0, -(-size // 2))), Batch(*rows(batch, -(-size // 2), size))
         loss = after_virtual_step(
             dict(self.exits.named_parameters()),
             run=lambda theta: self._virtual(theta, taught.images),

@@ -86,9 +86,9 @@ def create(
         ValueError: an unknown name or option (the nearest known one is named), or one that the model refuses.
     """
     if adapters is not None:
-        given = dict(classes=classes, channels=channels, size=size, blocks=blocks, boundaries=boundaries)
-        given["inputs"] = inputs
-        return adapted(create(**adapters["around"]), create(name, **given, **options), adapters["maps"])
+        own = partial(create, name, classes=classes, channels=channels, size=size, blocks=blocks)
+        student = own(boundaries=boundaries, inputs=inputs, **options)
+        return adapted(create(**adapters["around"]), student, adapters["maps"])
     if is_foreign(name):
         alphabet = options.pop("alphabet", None)
         read = dict(channels=channels, size=size, alphabet=alphabet, inputs=inputs)

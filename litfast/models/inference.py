@@ -175,7 +175,7 @@ class Inference:
         )
 
 
-def fused_model(model: nn.Module, x: Tensor, *, dtype: torch.dtype = torch.float32) -> nn.Module:
+def fused_model(model: nn.Module, x: Any, *, dtype: torch.dtype = torch.float32) -> nn.Module:
     """`model` as one program that computes in `dtype`, for batches like `x`; it holds its own weights.
 
     Batch norms go into the convolutions before them in fp64, ahead of any rounding to `dtype`; on the CPU
@@ -186,8 +186,10 @@ def fused_model(model: nn.Module, x: Tensor, *, dtype: torch.dtype = torch.float
         x: [B, ...], floats in `dtype` or ids.
 
     Raises:
-        ValueError: torch.fx cannot trace the model.
+        ValueError: torch.fx cannot trace the model, or it reads several inputs.
     """
+    if not isinstance(x, Tensor):
+        raise ValueError(f"folded: the model must read one tensor, got {', '.join(x)}")
     with torch.no_grad(), torch.autocast(x.device.type, dtype, enabled=dtype == torch.bfloat16):
         program = fused(model, x, dtype)
     if program is None:

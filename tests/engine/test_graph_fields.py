@@ -9,7 +9,9 @@ import torch
 
 from litfast.data.loader import Batch
 from litfast.engine.graph import GraphStep
-from litfast.engine.step import Step, parts, prepared
+from litfast.engine.parts import parts
+from litfast.engine.prepare import prepared
+from litfast.engine.step import Step
 from litfast.methods import lit
 from litfast.models import Input, create
 from litfast.models.inference import Inference
@@ -57,9 +59,11 @@ def test_replays_and_compiled_steps_are_the_eager_ones() -> None:
                 runner(batch, step=at, progress=0.0)
         assert step.notes == [] and capture.records == (way == "captured")
         ends[way] = phase.model.state_dict()
-    for way in ("captured", "compiled"):
+    for way, off in (("captured", 0.0), ("compiled", 1e-6)):  # a compiler may round otherwise
         for name, value in ends[way].items():
-            torch.testing.assert_close(value, ends["eager"][name], rtol=0, atol=0, msg=f"{way} {name}")
+            torch.testing.assert_close(
+                value, ends["eager"][name], rtol=10 * off, atol=off, msg=f"{way} {name}"
+            )
 
 
 def test_parts_of_a_batch_have_a_share_of_every_input() -> None:

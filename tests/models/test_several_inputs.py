@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from litfast.models import Input, SectionedModel, create, macs
-from litfast.models.inference import Inference, agreement
+from litfast.models.inference import Inference, agreement, fused_model
 
 from . import third_party
 
@@ -57,6 +57,10 @@ def test_inference_runs_what_reads_a_mask_as_it_is() -> None:
     found = agreement(inference, given)
     assert max(*found.irs, found.logits) < 1e-5
     assert set(made.names) <= set(found.plain) and "head" not in found.plain
+    with pytest.raises(
+        ValueError, match="folded: the model must read one tensor, got input_ids, attention_ma"
+    ):
+        fused_model(made, given)
 
 
 def test_a_family_of_one_input_refuses_several() -> None:
