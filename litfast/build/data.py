@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from litfast.build.method import trains_generator
-from litfast.config import Config, DataConfig
+from litfast.config import Config, DataConfig, coerce
 from litfast.data import choice, screen, sets
 from litfast.data.loader import Loader
 from litfast.data.sets.image_set import Choosable, ImageSet, hold_out
@@ -83,7 +84,7 @@ def data(config: Config) -> tuple[Config, Data]:
     Raises:
         ValueError: whatever is wrong with the set, its options or the loader.
     """
-    found = sets.load(config.data.name, root=config.data.root, **config.data.options)
+    found = sets.load(config.data.name, root=config.data.root, **_options(config.data))
     if trains_generator(config) and isinstance(found, ImageSet):
         for key in ("mean", "std"):
             if getattr(config.data, key) is not None:
@@ -95,6 +96,17 @@ def data(config: Config) -> tuple[Config, Data]:
         return _images(config, found)
     _check_ids(config, "texts" if isinstance(found, TextSet) else "words")
     return _texts(config, found) if isinstance(found, TextSet) else _words(config, found)
+
+
+def _options(said: DataConfig) -> dict[str, Any]:
+    """The set's options, those that it knows in the types that it asks for."""
+    if said.name not in sets.DATASETS:
+        return dict(said.options)
+    hints = typing.get_type_hints(sets.DATASETS[said.name])
+    return {
+        key: coerce(hints[key], value, f"data.options.{key}") if key in hints else value
+        for key, value in said.options.items()
+    }
 
 
 def _images(config: Config, images: ImageSet) -> tuple[Config, Data]:
