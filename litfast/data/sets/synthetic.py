@@ -30,19 +30,13 @@ def synthetic(
         seed: decides patterns and noise.
 
     Raises:
-        ValueError: a number below 1, or more than 2^28 pixels in all.
+        ValueError: no class, pixel or channel, a split below 0, or more than 2^28 pixels in all.
     """
-    numbers = {
-        "classes": classes,
-        "size": size,
-        "channels": channels,
-        "train": train,
-        "val": val,
-        "test": test,
-    }
-    for what, number in numbers.items():
+    for what, number in {"classes": classes, "size": size, "channels": channels}.items():
         if number < 1:
             raise ValueError(f"synthetic: {what} must be at least 1, got {number}")
+    if min(train, val, test) < 0:
+        raise ValueError(f"synthetic: train, val and test must be at least 0, got {(train, val, test)}")
     pixels = (classes + train + val + test) * channels * size * size
     if pixels > MOST_PIXELS:
         raise ValueError(f"synthetic: all images must hold at most {MOST_PIXELS} pixels, got {pixels}")
