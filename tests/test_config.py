@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import tomli_w
 
 from litfast import config
-from litfast.config import Config, load, parse
+from litfast.config import Config, coerce, load, parse
 from litfast.phase import Schedule
 
 PLAIN: dict[str, Any] = {
@@ -289,3 +290,8 @@ def test_wrong_keys_of_every_family_are_named(key: str, value: Any, message: str
 def test_a_chain_leaves_out_what_is_of_one_student(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"student\.{key} must be left out with student\.chain, got"):
         parse({**PLAIN, "student": {"chain": [9], key: value}})
+
+
+def test_a_list_is_taken_where_a_number_would_do_too() -> None:
+    assert coerce(int | Sequence[str] | None, ["a", "b"], "x") == ("a", "b")
+    assert coerce(int | Sequence[str] | None, 3, "x") == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from litfast.build.method import trains_generator
-from litfast.config import Config, DataConfig
+from litfast.config import Config, DataConfig, coerce
 from litfast.data import choice, screen, sets
 from litfast.data.field_loader import FieldLoader
 from litfast.data.loader import Loader
@@ -98,7 +99,7 @@ def data(config: Config, ranks: Ranks = ALONE) -> tuple[Config, Data]:
         raise ValueError(
             f"recipe: data.batch must divide among the {ranks.world} ranks, got {config.data.batch}"
         )
-    found = sets.load(config.data.name, root=config.data.root, **config.data.options)
+    found = sets.load(config.data.name, root=config.data.root, **_options(config.data))
     if trains_generator(config) and isinstance(found, ImageSet):
         for key in ("mean", "std"):
             if getattr(config.data, key) is not None:
@@ -112,6 +113,17 @@ def data(config: Config, ranks: Ranks = ALONE) -> tuple[Config, Data]:
     if isinstance(found, FieldSet):
         return _fields(config, found, ranks)
     return _texts(config, found, ranks) if isinstance(found, TextSet) else _words(config, found, ranks)
+
+
+def _options(said: DataConfig) -> dict[str, Any]:
+    """The set's options, those that it knows in the types that it asks for."""
+    if said.name not in sets.DATASETS:
+        return dict(said.options)
+    hints = typing.get_type_hints(sets.DATASETS[said.name])
+    return {
+        key: coerce(hints[key], value, f"data.options.{key}") if key in hints else value
+        for key, value in said.options.items()
+    }
 
 
 def _images(config: Config, images: ImageSet, ranks: Ranks) -> tuple[Config, Data]:

@@ -176,7 +176,9 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
         fits = [
             kind
             for kind in kinds
-            if type(value) is kind or (isinstance(value, Mapping) and typing.get_origin(kind) is dict)
+            if type(value) is kind
+            or (isinstance(value, Mapping) and typing.get_origin(kind) is dict)
+            or (isinstance(value, list) and typing.get_origin(kind) in (tuple, Sequence))
         ]
         return coerce((fits or kinds)[0], value, where)
     if origin in (tuple, Sequence) and isinstance(value, (list, tuple)) and _fits(value, args):

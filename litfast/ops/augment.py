@@ -58,7 +58,7 @@ def augment(
             have to wait for the device. There nothing is read out of bounds, and that sample becomes NaN.
         RuntimeError: the named backend is not installed.
     """
-    _check(images, (index, top, left, mirrored), table, crop)
+    _check(images, (index, top, left, mirrored), table, crop, channels_last)
     _, H, W, C = images.shape
     size = (index.shape[0], C, H, W)
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -100,7 +100,7 @@ def augment_table(
     return raw.div(255).sub(centre).div(spread).to(dtype)
 
 
-def _check(images: Tensor, draws: tuple[Tensor, ...], table: Tensor, crop: int) -> None:
+def _check(images: Tensor, draws: tuple[Tensor, ...], table: Tensor, crop: int, channels_last: bool) -> None:
     for what, tensor in zip(("images", *NAMES, "table"), (images, *draws, table), strict=True):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{WHO}: {what} must be a tensor, got {type(tensor).__name__}")
@@ -125,6 +125,8 @@ def _check(images: Tensor, draws: tuple[Tensor, ...], table: Tensor, crop: int) 
         raise TypeError(f"{WHO}: table must be float32, float64, bfloat16 or float16 without grad, got {got}")
     if table.shape != (images.shape[3], 256):
         raise ValueError(f"{WHO}: table must be [{images.shape[3]}, 256], got {list(table.shape)}")
+    if not isinstance(channels_last, bool):
+        raise TypeError(f"{WHO}: channels_last must be a bool, got {type(channels_last).__name__}")
     if isinstance(crop, bool) or not isinstance(crop, int) or not 0 <= crop <= WIDEST:
         raise ValueError(f"{WHO}: crop must be a whole number from 0 to {WIDEST}, got {shown(crop)}")
 

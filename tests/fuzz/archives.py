@@ -71,7 +71,7 @@ def tar_of(members: list[tuple[str, bytes, str, bytes, bool]], how: tuple[int, s
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=how[0]) as tar:
         for name, kind, target, content, is_bomb in members:
-            info = tarfile.TarInfo(name)
+            info = tarfile.TarInfo(name[:90] if how[0] == tarfile.USTAR_FORMAT else name)
             info.type, info.linkname = kind, target
             info.size = len(content) if kind in (tarfile.REGTYPE, tarfile.CONTTYPE) else 0
             info.pax_headers = {"size": str(1 << 40)} if is_bomb and how[0] == tarfile.PAX_FORMAT else {}

@@ -21,7 +21,7 @@ SHIPPED = [
     config.recipes()[name] for name in ("digits", "cifar10_resnet56_resnet20", "ptb_lstm650_groupreduce")
 ]
 TABLES = [config.read(file) for file in SHIPPED]
-SAID = "recipe|--set|Schedule|method|data|load|engine|hold_out|digits|augment|create|build|[A-Za-z]+Loader"
+SAID = "recipe|--set|Schedule|method|data|load|engine|hold_out|synthetic|augment|create|[A-Za-z]+Loader"
 TEXTS = [
     b"x = " + b"[" * 5000,
     b"x = " + b"9" * 5000,

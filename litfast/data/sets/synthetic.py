@@ -7,6 +7,8 @@ from torch import Tensor
 
 from litfast.data.sets.image_set import Images, ImageSet
 
+MOST_PIXELS = 1 << 28
+
 
 def synthetic(
     *,
@@ -26,7 +28,18 @@ def synthetic(
         train, val, test: images in each split, the classes in turn.
         noise: standard deviation in grey levels of 0..255.
         seed: decides patterns and noise.
+
+    Raises:
+        ValueError: no class, pixel or channel, a split below 0, or more than 2^28 pixels in all.
     """
+    for what, number in {"classes": classes, "size": size, "channels": channels}.items():
+        if number < 1:
+            raise ValueError(f"synthetic: {what} must be at least 1, got {number}")
+    if min(train, val, test) < 0:
+        raise ValueError(f"synthetic: train, val and test must be at least 0, got {(train, val, test)}")
+    pixels = (classes + train + val + test) * channels * size * size
+    if pixels > MOST_PIXELS:
+        raise ValueError(f"synthetic: all images must hold at most {MOST_PIXELS} pixels, got {pixels}")
     generator = torch.Generator().manual_seed(seed)
     patterns = 64 + 128 * torch.rand(classes, channels, size, size, generator=generator)
 
