@@ -197,6 +197,43 @@ def data() -> str:
     return "\n".join(lines)
 
 
+def faults() -> str:
+    """What was survived, from the records of benchmarks/endurance.py and benchmarks/fuzz.py."""
+    found = record.read(RESULTS / "endurance_cpu.json")["results"]
+    killed, soak = found["kills"], found["soak"]
+    fuzzed = [record.read(path)["results"] for path in sorted(RESULTS.glob("fuzz_*_cpu.json"))]
+    cases, targets = sum(one["cases"] for one in fuzzed), sum(len(one["targets"]) for one in fuzzed)
+    rows = {
+        "SIGKILL at a random moment of a phase, resumed to the bits of an unbroken run": (
+            f"{killed['bit_equal']} of {killed['count']}"
+        ),
+        "steps on end; growth of memory, of open files, of the checkpoints": (
+            f"{soak['steps']:,}; {soak['rss_growth_mib']:.1f} MiB, "
+            f"{soak['open_files'][-1] - soak['open_files'][0]}, {soak['checkpoint_bytes_growth']} bytes"
+        ),
+        "hostile inputs, each taken whole or refused in one line": (
+            f"{cases:,} on {targets} readers and ops ({sum(one['refused'] for one in fuzzed):,} refused)"
+        ),
+    }
+    lines = [f"| {what} | {said} |" for what, said in rows.items()]
+    return "\n".join(["| what was tried | survived |", "|---|---|", *lines])
+
+
+def parts() -> str:
+    """One row a way to train independent sections on two cores."""
+    found = record.read(RESULTS / "parts_cpu.json")["results"]
+    case = found["case"]
+    lines = [
+        f"| {case['teacher']} -> {case['student']}, B={case['batch']} | a step | predicted | speed-up |",
+        "|---|---|---|---|",
+    ]
+    for row in found["contenders"]:
+        predicted = "-" if row["predicted_s"] is None else f"{1000 * row['predicted_s']:.0f} ms"
+        faster = "tie" if row["tie"] else f"{row['speedup']:.2f}x"
+        lines.append(f"| {row['contender']} | {1000 * row['step_s']:.0f} ms | {predicted} | {faster} |")
+    return "\n".join(lines)
+
+
 def rate(row: Mapping[str, Any] | None) -> str:
     """Images a second, or the seconds of a start."""
     if row is None:
@@ -226,6 +263,8 @@ TABLES = {
     "ops": ops,
     "step": steps,
     "data": data,
+    "faults": faults,
+    "parts": parts,
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from litfast.build.checks import warnings as warnings
-from litfast.build.data import Data as Data
 from litfast.build.data import data as data
 from litfast.build.experiment import Experiment as Experiment
 from litfast.build.experiment import device as device
@@ -17,3 +16,4 @@ from litfast.build.method import trains_generator as trains_generator
 from litfast.build.models import links as links
 from litfast.build.models import model as model
 from litfast.build.models import model_input as model_input
+from litfast.build.splits import Data as Data

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from litfast.build import models
-from litfast.build.data import Data, data
+from litfast.build.data import data
 from litfast.build.method import check_unlabelled, method_options, teacher_phases, trains_first
 from litfast.build.models import model_input
+from litfast.build.splits import Data
 from litfast.config import Config
 from litfast.data.loader import Loader
 from litfast.engine import auto, modes

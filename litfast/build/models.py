@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from litfast.build.data import Data
 from litfast.build.method import trains_generator
+from litfast.build.splits import Data
 from litfast.config import OF_DATA, Config, StudentConfig, TeacherConfig
 from litfast.config.tables import AUTO
 from litfast.data.sets.items import Items

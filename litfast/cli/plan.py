@@ -119,7 +119,7 @@ def plan(
         settings, said = _settings(teacher, weights, recipe, sets or [])
         _check_file(file)
         place = build.device(device)
-        latency.check_cells(batches=[batch or 1], modes=[mode], precisions=[precision])
+        latency.check_cells(batches=[1 if batch is None else batch], modes=[mode], precisions=[precision])
         latency.check_conditions(seconds=seconds, device=torch.device(place), threads=threads)
 
     def make(blocks: Sequence[int] | None) -> SectionedModel:
@@ -134,7 +134,7 @@ def plan(
         input=read,
         target_ms=target,
         times=times,
-        batch=batch or 1,
+        batch=1 if batch is None else batch,
         mode=mode,
         precision=precision,
         seconds=seconds,

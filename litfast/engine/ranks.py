@@ -225,6 +225,8 @@ def _join() -> Ranks:
     gpu = local < torch.cuda.device_count()
     try:
         store, rank, world = next(iter(rendezvous("env://", timeout=PATIENCE)))
+        # torchrun's store lives through its restarts, and with it the addresses of processes that are gone
+        store = dist.PrefixStore(f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} of {world}", store)
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:

@@ -156,8 +156,8 @@ class Step:
             metrics |= self._updated([other for other in due if other.name in branch.after], under_way)
             with self._streams.running(branch):
                 under_way[branch.name] = self._gradients(branch, observations)
-            if self.ranks.world == 1:  # nothing to wait for
-                metrics |= self._updated([branch], under_way)
+                if self.ranks.world == 1:  # nothing to wait for
+                    metrics |= self._update(branch, *under_way.pop(branch.name))
         metrics |= self._updated(due, under_way)
         self._streams.join()
         if self._guard is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from litfast.engine.train import SPEEDS
+from litfast.engine.loop import SPEEDS
 
 WEIGHTS = ("teacher.safetensors", "student.safetensors")
 

@@ -190,7 +190,7 @@ def test_zeros_in_eight_bits_are_zeros() -> None:
             "counts must be one whole number a word [300], got torch",
         ),
         ({"counts": torch.ones(N)}, "counts must be one whole number a word [300], got torch.float32 [300]"),
-        ({"weight": torch.ones(N)}, "weight must be floats [N, d], got torch.float32 [300]"),
+        ({"weight": torch.ones(N)}, "weight must be [N, d] with d > 0, got [300]"),
         (
             {"weight": torch.ones(3, 4), "counts": torch.tensor([3, 2, 1])},
             "the vocabulary must hold a word for each of 4 blocks, got 3",
