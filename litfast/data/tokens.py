@@ -197,8 +197,8 @@ def _check_texts(texts: Texts, dtype: torch.dtype) -> None:
         raise TypeError(f"{who}: labels must be int64, got {texts.labels.dtype}")
     if dtype not in DTYPES:
         raise TypeError(f"{who}: dtype must be uint8, int32 or int64, got {dtype}")
-    if texts.tokens.dim() != 2:
-        raise ValueError(f"{who}: tokens must be [M, L], got {list(texts.tokens.shape)}")
+    if texts.tokens.dim() != 2 or not texts.tokens.numel():
+        raise ValueError(f"{who}: tokens must be [M, L], both at least 1, got {list(texts.tokens.shape)}")
     if texts.labels.dim() != 1 or texts.labels.shape != texts.rows.shape or len(texts) == 0:
         got = f"{list(texts.labels.shape)} and {list(texts.rows.shape)}"
         raise ValueError(f"{who}: labels and rows must be [N] with N at least 1, got {got}")

@@ -78,3 +78,10 @@ def test_a_shard_with_a_size_below_nothing_leads_into_no_circle(tmp_path: Path) 
         ValueError, match=r"test-0.tar must be a whole tar, got: a header that announces -512"
     ):
         webdataset(tmp_path)
+
+
+def test_a_name_that_would_break_a_line_of_the_index_is_refused(tmp_path: Path) -> None:
+    raw(tmp_path / "train-0.tar", header("a\nb.png"))
+    raw(tmp_path / "test-0.tar", header("a.png"))
+    with pytest.raises(ValueError, match=r"names in .*train-0\.tar must be printable, got 'a\\nb\.png'"):
+        webdataset(tmp_path)

@@ -166,7 +166,12 @@ def test_writing_to_a_batch_does_not_change_the_set() -> None:
     [
         ({"tokens": torch.zeros(50, 7)}, TypeError, "tokens must be uint8"),
         ({"labels": torch.zeros(23)}, TypeError, "labels must be int64"),
-        ({"tokens": torch.zeros(50, dtype=torch.uint8)}, ValueError, r"tokens must be \[M, L\], got \[50\]"),
+        (
+            {"tokens": torch.zeros(50, dtype=torch.uint8)},
+            ValueError,
+            r"be \[M, L\], .* got \[50\]",
+        ),
+        ({"tokens": torch.zeros(9, 0, dtype=torch.uint8)}, ValueError, r"both at least 1, got \[9, 0\]"),
         ({"rows": torch.arange(22)}, ValueError, r"must be \[N\] with N at least 1, got \[23\] and \[22\]"),
         ({"batch": 0}, ValueError, "batch must be at least 1, got 0"),
         ({"batch": 24}, ValueError, "batch must be at most the 23 training samples, got 24"),

@@ -164,6 +164,8 @@ def _parts(tar: Path) -> Iterator[_Part]:
             with tarfile.open(fileobj=file, mode="r:", tarinfo=Header) as archive:
                 for member in archive:
                     last = member.name
+                    if not last.isprintable():  # it would break a line of the index
+                        raise ValueError(f"webdataset: names in {tar} must be printable, got {last!r}")
                     if member.isdir():
                         continue
                     _check_member(tar, member)
