@@ -76,7 +76,9 @@ def choose(
     if seconds[best] > GAIN * seconds[first]:
         best = first
     named = {_name(way): round(value, 3) for way, value in seconds.items() if math.isfinite(value)}
-    listed = ", ".join(f"{name} {value:.3g} s" for name, value in named.items())
+    listed = ", ".join(
+        f"{name} {value:{'.3g' if value < 100 else ',.0f'}} s" for name, value in named.items()
+    )
     skipped = [_name(way) for way in others if way not in seconds]
     why = f"; too short a run to try {', '.join(skipped)}" if skipped else ""
     said = f"auto: {_name(best)} (all steps of the run: {listed}{why})"
