@@ -197,28 +197,6 @@ def data() -> str:
     return "\n".join(lines)
 
 
-def faults() -> str:
-    """What was survived, from the records of benchmarks/endurance.py and benchmarks/fuzz.py."""
-    rows = {}
-    for path in sorted(RESULTS.glob("endurance_*.json")):
-        found = record.read(path)["results"]
-        killed, soak = found["kills"], found["soak"]
-        rows["SIGKILL at a random moment of a phase, resumed to the bits of an unbroken run"] = (
-            f"{killed['bit_equal']} of {killed['count']}"
-        )
-        rows["steps on end; growth of memory, of open files, of the checkpoints"] = (
-            f"{soak['steps']:,}; {soak['rss_growth_mib']:.1f} MiB, "
-            f"{soak['open_files'][-1] - soak['open_files'][0]}, {soak['checkpoint_bytes_growth']} bytes"
-        )
-    for path in sorted(RESULTS.glob("fuzz_*.json")):
-        found = record.read(path)["results"]
-        rows["hostile inputs, each taken whole or refused in one line"] = (
-            f"{found['cases']:,} on {len(found['targets'])} readers and ops ({found['refused']:,} refused)"
-        )
-    lines = [f"| {what} | {said} |" for what, said in rows.items()]
-    return "\n".join(["| what was tried | survived |", "|---|---|", *lines])
-
-
 def parts() -> str:
     """One row a way to train independent sections on two cores."""
     found = record.read(RESULTS / "parts_cpu.json")["results"]
@@ -263,7 +241,6 @@ TABLES = {
     "ops": ops,
     "step": steps,
     "data": data,
-    "faults": faults,
     "parts": parts,
 }
 
