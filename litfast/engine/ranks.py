@@ -226,7 +226,8 @@ def _join() -> Ranks:
     try:
         store, rank, world = next(iter(rendezvous("env://", timeout=PATIENCE)))
         # torchrun's store lives through its restarts, and with it the addresses of processes that are gone
-        store = dist.PrefixStore(f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} of {world}", store)
+        attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} of {world}"
+        store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]  # torch's gap
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
