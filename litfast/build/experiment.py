@@ -22,6 +22,7 @@ from litfast.engine import auto, modes
 from litfast.engine.plan import BranchPlan, plan
 from litfast.engine.predicted import Predicted
 from litfast.engine.ranks import ALONE, Ranks
+from litfast.errors import first_line
 from litfast.methods import METHODS, chain
 from litfast.models import Input
 from litfast.models.inference import Agreement, Inference, agreement
@@ -197,9 +198,8 @@ def device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"engine: device must be one that this machine has, got {name!r}: {reason}"
+            f"engine: device must be one that this machine has, got {name!r}: {first_line(error)}"
         ) from None
     return name
 

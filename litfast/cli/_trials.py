@@ -19,6 +19,7 @@ from litfast import build, config
 from litfast.cli import _console, _training
 from litfast.engine.adopt import finished
 from litfast.engine.rundir import MARK, RunDirectory
+from litfast.errors import first_line, typed
 
 POLL_S, LINGER_S = 0.2, 60.0
 # Forked from a server that has imported torch, but touched no device: a run starts at once.
@@ -152,10 +153,10 @@ def _work(trial: Trial, taught: Path | None, sender: Connection) -> None:
     except (_training.Stopped, KeyboardInterrupt):
         reason = "stopped by a signal"
     except _console.EXPECTED as error:
-        reason = _first_line(str(error) or type(error).__name__)
+        reason = first_line(error)
     except Exception as error:
         traceback.print_exc()
-        reason = _first_line(f"{type(error).__name__}: {error}")
+        reason = typed(error)
     sender.send(reason)
 
 
@@ -190,7 +191,3 @@ def _flat(table: dict[str, Any], where: str = "") -> dict[str, Any]:
     for key, value in table.items():
         found |= _flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
     return found
-
-
-def _first_line(text: str) -> str:
-    return text.splitlines()[0]

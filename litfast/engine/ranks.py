@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from litfast.errors import first_line
+
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)  # the first rank judges and saves alone; a rank that died shows at once
 
@@ -231,8 +233,9 @@ def _join() -> Ranks:
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
-        got = str(error).splitlines()[0]
-        raise ValueError(f"ranks: the job's other processes must be reached, got: {got}") from None
+        raise ValueError(
+            f"ranks: the job's other processes must be reached, got: {first_line(error)}"
+        ) from None
     device = torch.device("cuda", local) if gpu else None
     if device is not None:
         torch.cuda.set_device(device)  # "cuda" then is this rank's own

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from litfast.errors import typed
 from litfast.lfc import _sparse
 
 CODINGS = ("raw", "shared")
@@ -90,9 +91,8 @@ def load(path: str | Path) -> dict[str, Tensor]:
         if at != len(content):
             raise ValueError(f"lfc: tensors must fill the file, got {at} of {len(content)} bytes")
     except Exception as error:  # the checksum is right, so whoever wrote the file did it wrongly
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
-            f"lfc: {path} must hold tensors as version {VERSION} writes them, got {reason}"
+            f"lfc: {path} must hold tensors as version {VERSION} writes them, got {typed(error)}"
         ) from error
     return tensors
 

@@ -26,11 +26,19 @@ def _start(recipe: Path, out: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def _wait_for(path: Path) -> None:
+def _wait_for(path: Path, *, after: Path | None = None) -> None:
+    """Until `path` is there, written later than `after`."""
     deadline = time.monotonic() + 60
-    while not path.exists():
+    while _written(path) <= (0 if after is None else _written(after)):
         assert time.monotonic() < deadline, f"{path.name} never came"
         time.sleep(0.01)
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _resume(out: Path) -> str:
@@ -47,13 +55,14 @@ LONG = ("--set", "sections.epochs=40", "--set", "teacher.train.epochs=1")
 def test_a_stopped_run_checkpoints_says_how_to_go_on_and_resumes(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = _start(recipe, out, *LONG)
-    _wait_for(out / "checkpoints" / "0-teacher.pt")
-    _wait_for(out / "checkpoints" / "last.pt")
+    ended, last = out / "checkpoints" / "0-teacher.pt", out / "checkpoints" / "last.pt"
+    _wait_for(ended)
+    _wait_for(last, after=ended)  # that of the teacher's phase is there for a moment longer
     os.kill(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"litfast train --resume --out {out}" in stderr
-    assert (out / "checkpoints" / "last.pt").exists()
+    assert last.exists()
     _resume(out)
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
 
@@ -82,8 +91,9 @@ def test_a_killed_run_resumes_to_bit_equal_weights(phase: str, recipe: Path, tmp
     process.communicate(timeout=120)
     assert process.returncode == 0
     process = _start(recipe, killed, *words)
-    _wait_for(killed / "checkpoints" / ("0-teacher.pt" if phase == "sections" else "1-sections.pt"))
-    _wait_for(killed / "checkpoints" / "last.pt")
+    ended = killed / "checkpoints" / ("0-teacher.pt" if phase == "sections" else "1-sections.pt")
+    _wait_for(ended)
+    _wait_for(killed / "checkpoints" / "last.pt", after=ended)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert not (killed / "results.json").exists()
