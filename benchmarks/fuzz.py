@@ -3,32 +3,44 @@
 From the checkout, so that the record knows its commit:
 
 python -m benchmarks.fuzz --out benchmarks/results/fuzz.json
+python -m benchmarks.fuzz --guided --out benchmarks/results/fuzz_guided.json
+
+Without `--guided` hypothesis draws the cases, with it atheris looks for those that reach more of our code.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
+import subprocess
 import sys
+import tempfile
+import time
+import traceback
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from litfast.bench import record
+from tests.fuzz.harness import Hang, Target, fuzz
+from tests.fuzz.targets import TARGETS
+from tests.fuzz.test_hostile import FEW, MANY
 
 
-class Counts:
-    """What each target of the run accepted and refused, from its report."""
+def drawn(target: Target, cases: int, folder: Path) -> dict[str, Any]:
+    """What hypothesis's cases came to."""
+    began = time.perf_counter()
+    found = fuzz(target, cases, folder)
+    return {"target": target.name, **found, "seconds": round(time.perf_counter() - began, 1)}
 
-    def __init__(self) -> None:
-        self.found: list[dict[str, Any]] = []
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        for key, value in report.user_properties:
-            if key == "fuzz" and report.when == "call":
-                assert isinstance(value, dict)
-                self.found.append({**value, "seconds": round(report.duration, 1)})
+def guided(target: Target, cases: int, folder: Path) -> dict[str, Any]:
+    """The same of atheris, in a process of its own, which libFuzzer ends."""
+    counts = folder / "counts.json"
+    command = [sys.executable, "-m", "tests.fuzz.guided", target.name, "--cases", str(cases)]
+    subprocess.run([*command, "--counts", str(counts)], check=True)
+    found: dict[str, Any] = json.loads(counts.read_text())
+    return found
 
 
 def main() -> None:
@@ -37,21 +49,31 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="the record to write")
     parser.add_argument("--short", action="store_true", help="30 cases each in place of 10,000")
-    parser.add_argument("--only", default="", help="targets by pytest's -k, e.g. 'archives or idx'")
+    parser.add_argument("--guided", action="store_true", help="let atheris find the cases")
+    names = [target.name for target in TARGETS]
+    parser.add_argument("--only", action="append", choices=names, help="this target (again for another)")
     given = parser.parse_args()
-    counts = Counts()
-    words = ["-q", "-p", "no:cacheprovider", "-m", "not long" if given.short else "long", "-k", given.only]
-    code = pytest.main(["tests/fuzz", *words], plugins=[counts])
-    tried = {key: sum(each.get(key, 0) for each in counts.found) for key in ("accepted", "refused")}
-    results = {"cases": sum(tried.values()), **tried, "targets": counts.found}
-    checks = {"every case was taken whole or refused in one line": code == 0}
+    hold, cases = guided if given.guided else drawn, FEW if given.short else MANY
+    found, held = [], True
+    for target in TARGETS:
+        if target.name in (given.only or names):
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    found.append(hold(target, cases, Path(folder)))
+                print(found[-1], flush=True)
+            except (Exception, Hang):
+                held = False
+                traceback.print_exc()
+    tried = {key: sum(each.get(key, 0) for each in found) for key in ("accepted", "refused")}
+    results = {"cases": sum(tried.values()), **tried, "targets": found}
+    checks = {"every case was taken whole or refused in one line": held}
     options = [
         given.out.name if word == str(given.out) else word for word in sys.argv[1:]
     ]  # no one's folders
     line = shlex.join(["python", "-m", "benchmarks.fuzz", *options])
     record.write(given.out, command=line, results=results, checks=checks)
-    print(f"{given.out.name}: {results['cases']} cases of {len(counts.found)} targets, {tried}")
-    sys.exit(code)
+    print(f"{given.out.name}: {results['cases']} cases of {len(found)} targets, {tried}")
+    sys.exit(0 if held else 1)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ from litfast.models.inference import Inference
 from litfast.phase import Phase, Schedule
 
 WORLD = 2
+LONE = {WORLD: f"one process, {WORLD} threads", 1: "one process, 1 thread"}
 PORT = "29517"
 CPU = torch.device("cpu")
 ALIKE = 2  # steps before weights are compared
@@ -91,8 +92,7 @@ def compare(given: Any, ranks: Ranks) -> tuple[dict[str, Any], dict[str, bool]]:
     checks = {f"{name} ends where one process does": same for name, same in _alike(lone, ways, batch).items()}
     ranks.barrier()
     runs: dict[str, tuple[int, Runner | None]] = {
-        f"one process, {threads} threads": (threads, lone if ranks.is_first else None)
-        for threads in (WORLD, 1)
+        name: (threads, lone if ranks.is_first else None) for threads, name in LONE.items()
     }
     runs |= {f"{WORLD} ranks, {name}": (1, shared) for name, (_, shared) in ways.items()}
     taken: dict[str, list[float]] = {name: [] for name in runs}
@@ -101,8 +101,8 @@ def compare(given: Any, ranks: Ranks) -> tuple[dict[str, Any], dict[str, bool]]:
             taken[name].append(_seconds(run, threads, batch, given.steps, ranks))
     times = {name: seconds[1:] for name, seconds in taken.items()}  # the first round warms up
     predicted = {f"{WORLD} ranks, {name}": shared.placement.step for name, (_, shared) in ways.items()}
-    predicted["one process, 1 threads"] = costs.together()
-    baseline = times[f"one process, {WORLD} threads"]
+    predicted[LONE[1]] = costs.together()
+    baseline = times[LONE[WORLD]]
     rows = [
         _row(name, seconds, baseline, predicted.get(name), given.batch) for name, seconds in times.items()
     ]

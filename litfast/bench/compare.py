@@ -64,7 +64,7 @@ def compare(
         ValueError, TypeError: as `latency.measure`; an unknown name; an accuracy outside 0 to 100.
     """
     _check(list(models), accuracies or {}, perplexities or {}, weights_bytes or {})
-    surroundings = machine.describe()  # before the measurement loads it
+    surroundings = machine.describe(device)  # before the measurement loads it
     rows = measure(
         models,
         input=input,

@@ -15,8 +15,11 @@ import torch
 ISA_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # what the kernels and oneDNN choose by
 
 
-def describe() -> dict[str, Any]:
-    """The machine and the software that decide a measurement, ready for JSON; a GPU is only named."""
+def describe(device: str | torch.device = "cuda") -> dict[str, Any]:
+    """The machine and the software that decide a measurement, ready for JSON.
+
+    A GPU is only named: `device`, or the current one where that is none.
+    """
     cpu = _cpuinfo()
     flags = cpu.get("flags", cpu.get("features", "")).split()
     return {
@@ -29,7 +32,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "gpu": _gpu(),
+        "gpu": _gpu(torch.device(device)),
         "triton": _version("triton"),
         "litfast": _version("litfast"),
         "compiler": compiler(),
@@ -79,10 +82,10 @@ def _load() -> float | None:
         return None
 
 
-def _gpu() -> dict[str, Any] | None:
+def _gpu(device: torch.device) -> dict[str, Any] | None:
     if not torch.cuda.is_available():
         return None
-    properties = torch.cuda.get_device_properties(0)
+    properties = torch.cuda.get_device_properties(device if device.type == "cuda" else "cuda")
     return {
         "name": properties.name,
         "capability": f"{properties.major}.{properties.minor}",

@@ -191,7 +191,7 @@ def lines(document: Mapping[str, Any]) -> list[str]:
 
 def chip(device: str | torch.device) -> str:
     """What computes, by name."""
-    found = machine.describe()
+    found = machine.describe(device)
     return str(found["gpu"]["name"] if torch.device(device).type == "cuda" else found["cpu"])
 
 

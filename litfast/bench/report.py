@@ -137,7 +137,7 @@ def notes(document: Document) -> list[str]:
     ]
     load, cores = document["machine"]["load"], document["machine"]["cores"]
     if load is not None and load > 1.5 * cores:
-        lines.append(f"the machine was busy before (load {load} on {cores} cores): times may be too long")
+        lines.append(f"the machine was busy before (load {load}, cores {cores}): times may be too long")
     return lines
 
 

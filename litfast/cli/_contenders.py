@@ -45,6 +45,7 @@ def gathered(
     students: Sequence[str],
     image: str | None,
     length: int | None,
+    alphabet: int | None,
 ) -> tuple[Models, Input, dict[str, Any]]:
     """What `bench` times: the named teacher, the models of runs, the named students, in that order.
 
@@ -63,7 +64,7 @@ def gathered(
     if runs:
         made, characters = _like(runs[0]), runs[0].input.shape[0]
     else:
-        made = image_sizes("bench", IMAGE if image is None else image)
+        made = sizes("bench", image, length, alphabet)
         characters = LENGTH if length is None else length
     named = [] if teacher is None else [("teacher", teacher)]
     named += [("student", name) for name in students]
@@ -80,6 +81,21 @@ def gathered(
     if not runs:
         _check_sizes(common, image, length)
     return models, common, _known(lines)
+
+
+def sizes(who: str, image: str | None, length: int | None, alphabet: int | None) -> dict[str, Any]:
+    """The arguments of `create` for named models, by what the options say of a sample.
+
+    Raises:
+        ValueError: as `image_sizes`, or an alphabet or length below 1.
+    """
+    characters = LENGTH if length is None else length
+    for option, given in (("length", characters), ("alphabet", alphabet)):
+        if given is not None and given < 1:
+            raise ValueError(f"{who}: --{option} must be at least 1, got {given}")
+    if alphabet is not None:
+        return {"alphabet": alphabet, "size": (characters,)}
+    return image_sizes(who, IMAGE if image is None else image)
 
 
 def image_sizes(who: str, image: str) -> dict[str, Any]:
@@ -137,6 +153,8 @@ def _check_sizes(reads: Input, image: str | None, length: int | None) -> None:
 
 def input_of(model: nn.Module, made: dict[str, Any], characters: int) -> Input:
     """What a named model reads: ids of characters or of words, images, images with their domains' planes."""
+    if "alphabet" in made:
+        return Input(made["size"], alphabet=made["alphabet"])
     match model:
         case VDCNN() | LSTMLM():
             return Input((characters,), alphabet=model.embedding.num_embeddings)

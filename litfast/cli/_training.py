@@ -179,7 +179,7 @@ def _note(
             "left_out": experiment.data.left_out,
             "stopped": stopped or {},
             "backend": _backend(),
-            "machine": machine.describe(),
+            "machine": machine.describe(settings.engine.device),
             "ranks": experiment.ranks.world,
         },
     )

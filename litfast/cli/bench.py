@@ -30,6 +30,9 @@ def bench(
     length: Annotated[
         int | None, typer.Option(help=f"Characters of a text that named models read. Default: {LENGTH}.")
     ] = None,
+    alphabet: Annotated[
+        int | None, typer.Option(help="Ids that a text has, for a FILE.py:function that reads texts.")
+    ] = None,
     batch: _measuring.Batch = "1,128",
     mode: _measuring.Mode = "eager,compile",
     precision: _measuring.Precision = "fp32,bf16",
@@ -66,10 +69,12 @@ def bench(
         paths, students = runs or [], student or []
         if not (paths or students or teacher):
             raise ValueError("bench: a run folder, --teacher or --student must be given, got none")
-        if paths and (image, length) != (None, None):
-            raise ValueError("bench: --image and --length must come with named models alone, got a run")
+        if paths and (image, length, alphabet) != (None, None, None):
+            raise ValueError(
+                "bench: --image, --length and --alphabet must come with named models alone, got a run"
+            )
         _runs.check_different("bench", paths)
-        _contenders.image_sizes("bench", IMAGE if image is None else image)
+        _contenders.sizes("bench", image, length, alphabet)
         file = _file(paths, out)
         cells = _measuring.cells(
             "bench",
@@ -81,7 +86,7 @@ def bench(
             clients=clients,
             device=device,
         )
-    models, reads, known = _contenders.gathered(paths, teacher, students, image, length)
+    models, reads, known = _contenders.gathered(paths, teacher, students, image, length, alphabet)
     document = cells.measure(models, reads, **known)
     document["plans"] = _planned.verify_runs(paths, seconds)
     document["checks"] |= _planned.checks(document["plans"])

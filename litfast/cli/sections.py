@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from litfast.cli import _console, _measuring
-from litfast.cli._contenders import IMAGE, LENGTH, image_sizes, input_of
+from litfast.cli._contenders import IMAGE, LENGTH, input_of, sizes
 from litfast.models import create, parameters
 from litfast.models.discovery import measure
 
@@ -22,6 +22,9 @@ def sections(
     model: Annotated[str, typer.Argument(help="A model's name, timm:NAME or FILE.py:function.")],
     image: Annotated[str, typer.Option(help="Shape CxHxW of an image that it reads.")] = IMAGE,
     length: Annotated[int, typer.Option(help="Characters of a text that it reads.")] = LENGTH,
+    alphabet: Annotated[
+        int | None, typer.Option(help="Ids that a text has, for a FILE.py:function that reads texts.")
+    ] = None,
     classes: Annotated[int, typer.Option(help="Width of its output.")] = 10,
     as_json: _measuring.AsJson = False,
 ) -> None:
@@ -37,11 +40,13 @@ def sections(
         litfast sections timm:vit_small_patch16_224 --image 3x224x224
 
         litfast sections net.py:make --image 1x28x28 --json
+
+        litfast sections net.py:encoder --alphabet 30522 --length 128
     """
     with _console.usage():
-        sizes = image_sizes("sections", image)
-    made = create(model, classes=classes, **sizes)
-    reads = input_of(made.model, sizes, length)
+        given = sizes("sections", image, length, alphabet)
+    made = create(model, classes=classes, **given)
+    reads = input_of(made.model, given, length)
     sample = reads.example(BATCH, generator=torch.Generator())
     rows = [asdict(row) for row in measure(made.model, sample, made.inputs)]
     document = {

@@ -63,8 +63,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _kept(path: Path) -> str:
+    """That there is one to resume from, whether its own or that of another phase."""
     try:
-        there = path.exists()
+        there = any(path.parent.glob("*.pt"))
     except OSError:  # a folder that may not even be searched
         there = False
     return "the previous one is kept" if there else "there is none before it"

@@ -10,6 +10,7 @@ import re
 import stat
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -77,3 +78,16 @@ def test_the_version_of_triton_is_read_without_importing_it(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "triton", None)  # importing it would raise
     monkeypatch.setattr(machine.metadata, "version", lambda package: f"{package} 9")
     assert machine.describe()["triton"] == "triton 9"
+
+
+@pytest.mark.parametrize(
+    ("device", "asked"), [("cpu", "cuda"), ("cuda:1", torch.device("cuda:1"))], ids=["cpu", "cuda"]
+)
+def test_the_gpu_that_is_named_is_the_one_in_use(
+    device: str, asked: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = SimpleNamespace(name="one", major=9, minor=0, total_memory=2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda of: gpu if of == asked else None)
+    assert machine.describe(device)["gpu"]["name"] == "one"

@@ -106,7 +106,7 @@ def test_what_was_not_timed_has_a_dash_and_a_reason(document: dict[str, Any]) ->
 
 def test_a_busy_machine_is_said_to_be_busy(document: dict[str, Any]) -> None:
     document["machine"]["load"] = 5.2
-    assert report.notes(document)[-1].startswith("the machine was busy before (load 5.2 on 2 cores)")
+    assert report.notes(document)[-1].startswith("the machine was busy before (load 5.2, cores 2)")
     document["machine"]["load"] = None  # not known here
     assert not any("busy" in note for note in report.notes(document))
 

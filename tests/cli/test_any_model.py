@@ -45,6 +45,16 @@ def test_sections_of_a_text_model_prints_boundaries_for_a_recipe(litfast: Litfas
     assert 'boundaries = ["section1", "section2", "section3", "section4"]' in result.output
 
 
+def test_a_strangers_text_model_is_named_with_its_alphabet(litfast: Litfast) -> None:
+    given = (f"{FILE}:text", "--alphabet", "11", "--length", "8", "--json")
+    assert document(litfast("sections", *given))["auto"] == ["encoder.layer[0:2]", "encoder.layer[2:4]"]
+    words = ("--batch", "2", "--mode", "eager", "--precision", "fp32", "--seconds", "0.05")
+    found = document(litfast("bench", "--student", *given, *words))
+    assert found["input"] == {"shape": [8], "alphabet": 11}
+    refused = litfast("bench", "--student", *given, *words, "--image", "3x32x32")
+    assert refused.exit_code == 1 and "--image must be left out with models of texts [8]" in refused.stderr
+
+
 def test_sections_refuses_a_shape_and_a_model_in_one_line(litfast: Litfast) -> None:
     assert litfast("sections", "resnet8", "--image", "32").exit_code == 2
     result = litfast("sections", "resnt8")

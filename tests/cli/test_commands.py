@@ -135,7 +135,7 @@ def test_bench_measures_texts_and_generators(
         (["bench", "--student", "resnet8", "--out", "b.json"], 2, "--out must be a folder or a picture"),
         (["bench", "--student", "resnet8", "--image", "0x8x8"], 2, "--image must be CxHxW, got '0x8x8'"),
         (["bench", "nowhere", "./nowhere"], 2, "runs must differ, got nowhere twice"),
-        (["bench", "--student", "vdcnn9", "--length", "0"], 1, "input.shape must be sizes from 1, got [0]"),
+        (["bench", "--student", "vdcnn9", "--length", "0"], 2, "--length must be at least 1, got 0"),
         (["report", "nowhere", "nowhere"], 2, "report: runs must differ, got nowhere twice"),
         (
             ["bench", "--student", "resnet8", "--student", "resnet8"],
@@ -149,7 +149,7 @@ def test_bench_measures_texts_and_generators(
         ),
         (["bench", "--teacher", "resnet14", "--student", "resnet9"], 1, "model must be one of"),
         (["bench", "nowhere"], 1, "nowhere must hold a run"),
-        (["bench", "nowhere", "--length", "64"], 2, "--image and --length must come with named models alone"),
+        (["bench", "nowhere", "--length", "64"], 2, "--alphabet must come with named models alone"),
         (
             ["bench", "--teacher", "resnet14", "--student", "resnet8", "--image", "32x32"],
             2,

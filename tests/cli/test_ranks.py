@@ -46,11 +46,13 @@ def _written(path: Path) -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the rank's process in /proc")
+@pytest.mark.parametrize("distributed", ["data", "sections"])
 def test_a_job_survives_a_killed_rank_stops_at_a_signal_and_ends_as_one_process(
-    recipe: Path, litfast: Litfast, tmp_path: Path
+    distributed: str, recipe: Path, litfast: Litfast, tmp_path: Path
 ) -> None:
     """Rank 1 is killed amid the sections; the restarted job goes on, and is stopped by torchrun's SIGTERM."""
     words = ["--set", "sections.epochs=12", "--set", "teacher.train.epochs=1"]
+    words += ["--set", f"engine.distributed={distributed}"]
     command = [*TORCHRUN, "--max-restarts", "1", "-m", "litfast", "train", str(recipe), *words]
     run, said = tmp_path / "runs" / "tiny-1", tmp_path / "said"
     last = run / "checkpoints" / "last.pt"

@@ -52,7 +52,8 @@ def fuzz(target: Target, cases: int, folder: Path) -> Counter[str]:
     """Give a target so many cases, the same ones each time; how many it accepted and refused.
 
     Raises:
-        AssertionError, or what the target raised: a case that was neither, the smallest that was found.
+        AssertionError, or what the target raised: a case that was neither, the smallest that was found; or
+            none was accepted, or none refused by a target that is not safe.
     """
     found: Counter[str] = Counter()
 
@@ -72,6 +73,7 @@ def fuzz(target: Target, cases: int, folder: Path) -> Counter[str]:
     with address_space(ROOM), warnings.catch_warnings():
         warnings.simplefilter("ignore", HypothesisWarning)  # a failing case may be long to print
         each()
+    assert found["accepted"] and (target.is_safe or found["refused"]), f"one-sided: {found}"
     return found
 
 

@@ -19,6 +19,7 @@ from litfast.data import sets
 from litfast.data.decode import FORMATS, decode
 from litfast.data.sets.celeba import ATTRIBUTES, IMAGES, PARTITION
 from litfast.data.sets.image_set import ImageSet
+from litfast.data.sets.items import Items
 from litfast.data.sets.text_set import Corpus, Texts, TextSet
 from litfast.data.tokens import StreamLoader, TokenLoader
 
@@ -49,6 +50,7 @@ def whole_images(found: Any, channels: int, classes: int | None = None) -> None:
     for split in (found.train, found.test, found.val):
         if split is None:
             continue
+        assert not isinstance(split, Items)
         labels = split.labels
         assert labels.dtype == torch.int64 and len(labels) == len(split) > 0
         assert int(labels.min()) >= 0 and int(labels.max()) < (classes or len(found.classes))
@@ -149,7 +151,11 @@ def celeba(case: tuple[bytes, bytes], folder: Path) -> None:
     found = sets.load("celeba", folder)
     assert isinstance(found, ImageSet)
     for split in (found.train, found.test, found.val):
-        assert split is not None and set(split.labels.flatten().tolist()) <= {0, 1}
+        assert (
+            split is not None
+            and not isinstance(split, Items)
+            and set(split.labels.flatten().tolist()) <= {0, 1}
+        )
 
 
 def webdataset(content: bytes, folder: Path) -> None:
