@@ -74,6 +74,8 @@ def test_the_weights_of_a_run_lie_in_its_folder(weights: str, recipe: str, tmp_p
         ("x = " + "[" * 5000, "must be valid TOML, got: "),
         (f"seed = {1 << 63}", "seed must be an integer of 64 bits, got one of 65"),
         (f"[x]\na{'.a' * 50} = 1", r"must be at most 20 tables deep, got more"),
+        (f"[data]\nname = '{'x' * 5000}'", r"data.name must have at most 1000 characters, got 5,000: 'xxx"),
+        ('["a\\nb"]\nc = 1', r"a key must be printable, of at most 100 characters, got 'a\\nb'"),
     ],
 )
 def test_what_no_machine_holds_is_refused_in_one_line(text: str, said: str, tmp_path: Path) -> None:
@@ -81,3 +83,8 @@ def test_what_no_machine_holds_is_refused_in_one_line(text: str, said: str, tmp_
     with pytest.raises(ValueError, match=said) as caught:
         load(str(tmp_path / "x.toml"))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_set_is_no_longer_than_a_line() -> None:
+    with pytest.raises(ValueError, match=r"--set: must have at most 1000 characters, got 5,005: 'seed=999"):
+        load("digits", [f"seed={'9' * 5000}"])

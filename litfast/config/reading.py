@@ -19,6 +19,7 @@ from litfast.registry import unknown
 
 OF_RUN = {"model", "blocks", "boundaries", "options", "weights"}  # what `run` stands for
 DEEPEST = 20  # tables within tables
+LONGEST, LONGEST_KEY = 1000, 100  # characters; errors repeat texts and keys
 # of a model's spec; a recipe has them from its data
 OF_DATA = ("classes", "channels", "size", "alphabet", "inputs")
 
@@ -119,6 +120,10 @@ def _misspelt(key: str, table: Mapping[str, Any], known: Iterable[str]) -> bool:
 
 
 def _set(table: dict[str, Any], text: str) -> None:
+    if len(text) > LONGEST:
+        raise ValueError(
+            f"--set: must have at most {LONGEST} characters, got {len(text):,}: {text[:60]!r}..."
+        )
     key, sep, value = text.partition("=")
     if not sep or not key.strip():
         raise ValueError(f"--set: must be written key=value, got {text!r}")
@@ -194,15 +199,26 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
 
 
 def _check_values(where: str, value: Any, depth: int = 0) -> None:
-    """Refuse what TOML or the machine cannot hold: integers beyond 64 bits, tables without end."""
+    """Refuse what TOML, the machine or one line of an error cannot hold.
+
+    Integers beyond 64 bits, tables without end, texts without end, keys that are not printable.
+    """
     if depth > DEEPEST:
         raise ValueError(f"recipe: {where[:60]} must be at most {DEEPEST} tables deep, got more")
     if isinstance(value, int) and value.bit_length() > 63:
         raise ValueError(
             f"recipe: {where} must be an integer of 64 bits, got one of {value.bit_length() + 1}"
         )
+    if isinstance(value, str) and len(value) > LONGEST:
+        raise ValueError(
+            f"recipe: {where} must have at most {LONGEST} characters, got {len(value):,}: {value[:60]!r}..."
+        )
     items = value.items() if isinstance(value, Mapping) else ()
     for key, item in enumerate(value) if isinstance(value, (list, tuple)) else items:
+        if isinstance(key, str) and not (key.isprintable() and len(key) <= LONGEST_KEY):
+            raise ValueError(
+                f"recipe: a key must be printable, of at most {LONGEST_KEY} characters, got {key[:60]!r}"
+            )
         _check_values(_join(where, str(key)), item, depth + 1)
 
 
