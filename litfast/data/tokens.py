@@ -195,6 +195,8 @@ def _check_texts(texts: Texts, dtype: torch.dtype) -> None:
         raise TypeError(f"{who}: tokens must be uint8, got {texts.tokens.dtype}")
     if texts.labels.dtype != torch.int64:
         raise TypeError(f"{who}: labels must be int64, got {texts.labels.dtype}")
+    if texts.rows.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{who}: rows must be int32 or int64, got {texts.rows.dtype}")
     if dtype not in DTYPES:
         raise TypeError(f"{who}: dtype must be uint8, int32 or int64, got {dtype}")
     if texts.tokens.dim() != 2 or not texts.tokens.numel():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from litfast import lfc
 from litfast.models.sectioned import SectionedModel
 
-SHOWN = 3  # keys of each sort that an error spells out
+SHOWN, LONGEST = 3, 200  # keys of each sort that an error spells out, and their characters
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -114,4 +114,5 @@ def _listed(what: str, items: Sequence[str]) -> list[str]:
     if not items:
         return []
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return [f"{what} {', '.join(items[:SHOWN])}{more}"]
+    shown = [item if item.isprintable() and len(item) <= LONGEST else repr(item[:LONGEST]) for item in items]
+    return [f"{what} {', '.join(shown[:SHOWN])}{more}"]

@@ -172,6 +172,7 @@ def test_writing_to_a_batch_does_not_change_the_set() -> None:
             r"be \[M, L\], .* got \[50\]",
         ),
         ({"tokens": torch.zeros(9, 0, dtype=torch.uint8)}, ValueError, r"both at least 1, got \[9, 0\]"),
+        ({"rows": torch.ones(23, dtype=torch.uint8)}, TypeError, "rows must be int32 or int64, got"),
         ({"rows": torch.arange(22)}, ValueError, r"must be \[N\] with N at least 1, got \[23\] and \[22\]"),
         ({"batch": 0}, ValueError, "batch must be at least 1, got 0"),
         ({"batch": 24}, ValueError, "batch must be at most the 23 training samples, got 24"),

@@ -22,7 +22,7 @@ import atheris
 from hypothesis import HealthCheck, given, settings
 
 with atheris.instrument_imports(include=["litfast"]):
-    from .harness import ROOM, address_space, outcome
+    from .harness import outcome
     from .targets import TARGETS
 
 # libFuzzer's own alarm would replace the harness's, and its limit count torch itself
@@ -55,9 +55,8 @@ def main() -> None:
             shutil.rmtree(folder)
             os._exit(0)  # libFuzzer returns to nobody
 
-    with address_space(ROOM):
-        atheris.Setup(["guided", *FLAGS, f"-artifact_prefix={folder}/"], one)
-        atheris.Fuzz()
+    atheris.Setup(["guided", *FLAGS, f"-artifact_prefix={folder}/"], one)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def fuzz(target: Target, cases: int, folder: Path) -> Counter[str]:
     def each(case: Any) -> None:
         found[outcome(target, case, folder)] += 1
 
-    with address_space(ROOM), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", HypothesisWarning)  # a failing case may be long to print
         each()
     assert found["accepted"] and (target.is_safe or found["refused"]), f"one-sided: {found}"
@@ -83,7 +83,7 @@ def outcome(target: Target, case: Any, folder: Path) -> str:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     try:
-        with at_most(SECONDS):
+        with at_most(SECONDS), address_space(ROOM):
             target.run(case, place)
     except target.refusals as error:
         line = str(error)

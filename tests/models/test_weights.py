@@ -90,6 +90,12 @@ def test_missing_and_unexpected_keys_are_named(tmp_path: Path) -> None:
     refused(create("resnet14"), path, f"must fit the model, got missing {first}$")
 
 
+def test_a_key_that_is_no_line_is_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "odd.th"
+    torch.save(create("resnet8").state_dict() | {"a\nb": torch.zeros(1)}, path)
+    refused(create("resnet8"), path, r"must fit the model, got unexpected 'a\\nb'$")
+
+
 def test_shapes_that_differ_are_named(tmp_path: Path) -> None:
     path = tmp_path / "gray.th"
     torch.save(create("resnet8", channels=1).state_dict(), path)
