@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+LARGEST = 2**31  # samples of a step, of all ranks: places are counted in 64 bits
+
 
 def check_batches(
     who: str, samples: int, *, train: bool, batch: int, shard_id: int, num_shards: int, crop: int = 0
@@ -20,6 +22,10 @@ def check_batches(
         raise ValueError(f"{who}: crop must be at least 0, got {crop}")
     if not 0 <= shard_id < num_shards:
         raise ValueError(f"{who}: shard_id must lie in [0, {num_shards}), the shards, got {shard_id}")
+    if batch * num_shards > LARGEST:
+        raise ValueError(
+            f"{who}: batch must make at most {LARGEST:,} samples over {num_shards} shards, got {batch}"
+        )
     if train and samples < batch * num_shards:
         each = "" if num_shards == 1 else f" over {num_shards} shards"
         raise ValueError(f"{who}: batch must be at most the {samples} training samples{each}, got {batch}")

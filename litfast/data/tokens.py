@@ -204,6 +204,9 @@ def _check_texts(texts: Texts, dtype: torch.dtype) -> None:
     if texts.labels.dim() != 1 or texts.labels.shape != texts.rows.shape or len(texts) == 0:
         got = f"{list(texts.labels.shape)} and {list(texts.rows.shape)}"
         raise ValueError(f"{who}: labels and rows must be [N] with N at least 1, got {got}")
+    first, last = int(texts.rows.min()), int(texts.rows.max())
+    if first < 0 or last >= len(texts.tokens):
+        raise ValueError(f"{who}: rows must lie in [0, {len(texts.tokens)}), got {first} to {last}")
 
 
 def _check_ids(ids: Tensor, length: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import os
 import tarfile
 import warnings
 import zipfile
@@ -137,9 +138,9 @@ def unpack(case: tuple[bytes, str | None], folder: Path) -> None:
     into = place / "into"
     assert sorted(place.iterdir()) == [into, place / "secret"]
     for path in _below(into):
-        assert path.resolve().is_relative_to(into.resolve()) and (
-            path.is_file() or path.is_dir() or path.is_symlink()
-        )
+        real = Path(os.path.realpath(path))  # Path.resolve raises at a link to itself
+        assert real.is_relative_to(into.resolve())
+        assert path.is_file() or path.is_dir() or path.is_symlink()
     assert sum(path.stat().st_size for path in _below(into) if path.is_file()) <= MOST
 
 
