@@ -79,6 +79,10 @@ NEIGHBOURS = {  # the system and its task: what stands beside it, and itself; (r
         ("war_and_peace_lstm_groupreduce8", STUDENT),
     ),
 }
+FUZZ = {  # whose cases -> records
+    "drawn by hypothesis": ("fuzz_recipes_cpu", "fuzz_data_cpu", "fuzz_weights_cpu", "fuzz_ops_cpu"),
+    "sought by atheris": ("fuzz_data_guided_cpu", "fuzz_weights_guided_cpu"),
+}
 LOADERS = ("pil", "batched crop", "torch", "dali", "resident")
 STEP = ("plain", "plain compile", "fused ops", "+ folded teacher", "+ work elimination")
 
@@ -212,6 +216,33 @@ def parts() -> str:
     return "\n".join(lines)
 
 
+def faults() -> str:
+    """What was done to litfast, how often, and how often it held."""
+    found = record.read(RESULTS / "endurance_cpu.json")["results"]
+    kills, soak = found["kills"], found["soak"]
+    before, after = soak["open_files"]
+    lines = [
+        "| what happened | how often | |",
+        "|---|---|---|",
+        f"| SIGKILL at a random moment of every phase | {kills['count']} | "
+        f"{kills['bit_equal']} resumed to bit-equal weights |",
+        f"| steps on end | {soak['steps']:,} | memory grew by {soak['rss_growth_mib']:.1f} of "
+        f"{soak['rss_mib']:.0f} MiB, open files {before} -> {after}, checkpoints by "
+        f"{soak['checkpoint_bytes_growth']} bytes |",
+    ]
+    for how, names in FUZZ.items():
+        tried = [record.read(RESULTS / f"{name}.json")["results"] for name in names]
+        targets = sum(len(one["targets"]) for one in tried)
+        cases, accepted, refused = (
+            sum(one[key] for one in tried) for key in ("cases", "accepted", "refused")
+        )
+        lines.append(
+            f"| hostile input of {targets} readers and ops, {how} | {cases:,} | "
+            f"{accepted:,} taken whole, {refused:,} refused in one line |"
+        )
+    return "\n".join(lines)
+
+
 def rate(row: Mapping[str, Any] | None) -> str:
     """Images a second, or the seconds of a start."""
     if row is None:
@@ -242,6 +273,7 @@ TABLES = {
     "step": steps,
     "data": data,
     "parts": parts,
+    "faults": faults,
 }
 
 
