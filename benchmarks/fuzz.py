@@ -27,19 +27,12 @@ from tests.fuzz.targets import TARGETS
 from tests.fuzz.test_hostile import FEW, MANY
 
 
-def drawn(target: Target, cases: int, folder: Path) -> dict[str, Any]:
-    """What hypothesis's cases came to."""
-    began = time.perf_counter()
-    found = fuzz(target, cases, folder)
-    return {"target": target.name, **found, "seconds": round(time.perf_counter() - began, 1)}
-
-
-def guided(target: Target, cases: int, folder: Path) -> dict[str, Any]:
-    """The same of atheris, in a process of its own, which libFuzzer ends."""
+def guided(target: Target, cases: int, folder: Path) -> dict[str, int]:
+    """What atheris's cases came to, in a process of its own, which libFuzzer ends."""
     counts = folder / "counts.json"
     command = [sys.executable, "-m", "tests.fuzz.guided", target.name, "--cases", str(cases)]
     subprocess.run([*command, "--counts", str(counts)], check=True)
-    found: dict[str, Any] = json.loads(counts.read_text())
+    found: dict[str, int] = json.loads(counts.read_text())
     return found
 
 
@@ -49,17 +42,23 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="the record to write")
     parser.add_argument("--short", action="store_true", help="30 cases each in place of 10,000")
-    parser.add_argument("--guided", action="store_true", help="let atheris find the cases")
+    parser.add_argument(
+        "--guided", action="store_true", help="let atheris find the cases (pip install atheris)"
+    )
     names = [target.name for target in TARGETS]
     parser.add_argument("--only", action="append", choices=names, help="this target (again for another)")
     given = parser.parse_args()
-    hold, cases = guided if given.guided else drawn, FEW if given.short else MANY
-    found, held = [], True
+    hold, cases = guided if given.guided else fuzz, FEW if given.short else MANY
+    found: list[dict[str, Any]] = []
+    held = True
     for target in TARGETS:
         if target.name in (given.only or names):
+            began = time.perf_counter()
             try:
                 with tempfile.TemporaryDirectory() as folder:
-                    found.append(hold(target, cases, Path(folder)))
+                    counts = hold(target, cases, Path(folder))
+                seconds = round(time.perf_counter() - began, 1)
+                found.append({"target": target.name, **counts, "seconds": seconds})
                 print(found[-1], flush=True)
             except (Exception, Hang):
                 held = False

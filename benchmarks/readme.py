@@ -237,7 +237,7 @@ def faults() -> str:
             sum(one[key] for one in tried) for key in ("cases", "accepted", "refused")
         )
         lines.append(
-            f"| hostile input of {targets} readers and ops, {how} | {cases:,} | "
+            f"| hostile input of {targets} targets, {how} | {cases:,} | "
             f"{accepted:,} taken whole, {refused:,} refused in one line |"
         )
     return "\n".join(lines)

@@ -114,5 +114,8 @@ def _listed(what: str, items: Sequence[str]) -> list[str]:
     if not items:
         return []
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    shown = [item if item.isprintable() and len(item) <= LONGEST else repr(item[:LONGEST]) for item in items]
-    return [f"{what} {', '.join(shown[:SHOWN])}{more}"]
+    shown = [
+        item if item.isprintable() and len(item) <= LONGEST else repr(item[:LONGEST])
+        for item in items[:SHOWN]
+    ]
+    return [f"{what} {', '.join(shown)}{more}"]
